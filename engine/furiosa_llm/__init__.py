@@ -1,0 +1,1 @@
+"""Offline batch inference for large language models."""

@@ -1,0 +1,94 @@
+"""The errors of furiosa_llm, and what each of them ends.
+
+    FuriosaLLMError
+    ├── ConfigError (ValueError)   an option, or a combination of options, cannot work
+    ├── ModelLoadError             a checkpoint or tokenizer is missing, damaged or unsupported
+    ├── DatasetError               an input cannot be read, or an output cannot be written
+    ├── RequestError (ValueError)  one prompt cannot be served
+    │   ├── InvalidRowError        the row is not a prompt
+    │   ├── InvalidParamsError     its sampling parameters make no sense
+    │   ├── PromptTooLongError     prompt and answer exceed the context
+    │   └── NeverFitsError         prompt and answer exceed the whole KV cache
+    └── EngineError                the run cannot go on
+
+A `RequestError` ends one request: a batch writes it as an error row and goes on.
+Every other error ends the run. A broken invariant is a bug and raises `AssertionError`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FuriosaLLMError(Exception):
+    """Base of every error that a caller may want to catch."""
+
+
+class ConfigError(FuriosaLLMError, ValueError):
+    """An option, or a combination of options, cannot work."""
+
+
+class ModelLoadError(FuriosaLLMError):
+    """A checkpoint or tokenizer is missing, damaged or of an unsupported kind."""
+
+
+class DatasetError(FuriosaLLMError):
+    """An input cannot be read or an output cannot be written."""
+
+
+class EngineError(FuriosaLLMError):
+    """The engine broke and the run cannot go on."""
+
+
+class RequestError(FuriosaLLMError, ValueError):
+    """One prompt cannot be served; others are not touched.
+
+    Attributes:
+        code: Short name of the cause, as written to the column `error_code`.
+    """
+
+    code: ClassVar[str] = "invalid_request"
+
+
+class InvalidRowError(RequestError):
+    """An input row does not hold a prompt that can be understood."""
+
+    code: ClassVar[str] = "invalid_row"
+
+
+class InvalidParamsError(RequestError):
+    """A sampling parameter is unknown, of the wrong type or out of range."""
+
+    code: ClassVar[str] = "invalid_params"
+
+
+class PromptTooLongError(RequestError):
+    """A prompt and its longest answer exceed the model's context."""
+
+    code: ClassVar[str] = "prompt_too_long"
+
+    def __init__(self, *, num_prompt_tokens: int, max_tokens: int, max_model_len: int) -> None:
+        super().__init__(
+            f"This model's maximum context length is {max_model_len} tokens. However, you "
+            f"requested {num_prompt_tokens + max_tokens} tokens ({num_prompt_tokens} in the "
+            f"prompt, {max_tokens} in the completion). Reduce the length of the prompt or "
+            "max_tokens."
+        )
+        self.num_prompt_tokens = num_prompt_tokens
+        self.max_tokens = max_tokens
+        self.max_model_len = max_model_len
+
+
+class NeverFitsError(RequestError):
+    """A prompt and its longest answer need more blocks than the whole KV cache has."""
+
+    code: ClassVar[str] = "never_fits"
+
+    def __init__(self, *, num_tokens: int, num_needed_blocks: int, num_blocks: int) -> None:
+        super().__init__(
+            f"{num_tokens} tokens of prompt and answer need {num_needed_blocks} KV-cache blocks, "
+            f"but the cache has {num_blocks}; raise --paged-attention-num-blocks or lower "
+            "max_tokens"
+        )
+        self.num_needed_blocks = num_needed_blocks
+        self.num_blocks = num_blocks

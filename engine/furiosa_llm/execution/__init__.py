@@ -1,0 +1,1 @@
+"""Runs a step: its tensors, its forward pass, its new tokens."""

@@ -1,0 +1,86 @@
+"""The tensors of one forward pass. The letters of shapes are those of `step_layout`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from furiosa_llm.modeling.step_layout import QUERY_TILE, StepLayout
+from furiosa_llm.scheduler_output import SamplingInputs, ScheduledRequest, SchedulerOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputBatch:
+    """The tensors of one forward pass, all on one device."""
+
+    input_ids: torch.Tensor  # [T] int64
+    positions: torch.Tensor  # [T] int64, position of each token in its request
+    layout: StepLayout
+    logits_indices: torch.Tensor  # [S] int64, the tokens whose logits are sampled
+    sampled_request_ids: tuple[int, ...]  # S of them, on the host
+    sampling: tuple[SamplingInputs, ...]  # S of them, on the host
+
+    @classmethod
+    def build(cls, step: SchedulerOutput, *, block_size: int, device: torch.device) -> InputBatch:
+        """Lays the tokens of all requests end to end."""
+        requests = step.requests
+        lengths = np.array([request.num_tokens for request in requests], np.int32)
+        starts = np.array([request.start_position for request in requests], np.int32)
+        query_start_loc = np.zeros(len(requests) + 1, np.int32)
+        np.cumsum(lengths, out=query_start_loc[1:])
+        input_ids = np.fromiter(
+            (token for request in requests for token in request.token_ids),
+            np.int64,
+            count=int(query_start_loc[-1]),
+        )
+        offsets = np.arange(len(input_ids)) - np.repeat(query_start_loc[:-1], lengths)
+        positions = np.repeat(starts, lengths) + offsets
+        block_tables = _block_tables(requests)
+        blocks = block_tables[np.repeat(np.arange(len(requests)), lengths), positions // block_size]
+        slot_mapping = blocks.astype(np.int64) * block_size + positions % block_size
+        sampled = [index for index, request in enumerate(requests) if request.samples_token]
+        layout = StepLayout(
+            slot_mapping=_tensor(slot_mapping, device),
+            query_start_loc=_tensor(query_start_loc, device),
+            seq_lens=_tensor(starts + lengths, device),
+            block_tables=_tensor(block_tables, device),
+            tasks=torch.from_numpy(_tasks(query_start_loc)),
+        )
+        return cls(
+            input_ids=_tensor(input_ids, device),
+            positions=_tensor(positions.astype(np.int64), device),
+            layout=layout,
+            logits_indices=_tensor(query_start_loc[1:][sampled].astype(np.int64) - 1, device),
+            sampled_request_ids=tuple(requests[index].request_id for index in sampled),
+            sampling=tuple(
+                request.sampling for request in requests if request.sampling is not None
+            ),
+        )
+
+
+def _block_tables(requests: tuple[ScheduledRequest, ...]) -> np.ndarray:
+    """[R, M] int32, padded with 0."""
+    tables = np.zeros((len(requests), max(len(r.block_ids) for r in requests)), np.int32)
+    for row, request in zip(tables, requests, strict=True):
+        row[: len(request.block_ids)] = request.block_ids
+    return tables
+
+
+def _tasks(query_start_loc: np.ndarray) -> np.ndarray:
+    """[*, 3] int32: each request's tokens, cut into tiles."""
+    return np.array(
+        [
+            (request, start, min(start + QUERY_TILE, int(stop)))
+            for request, (first, stop) in enumerate(
+                zip(query_start_loc[:-1].tolist(), query_start_loc[1:].tolist(), strict=True)
+            )
+            for start in range(first, stop, QUERY_TILE)
+        ],
+        np.int32,
+    )
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(array).to(device)

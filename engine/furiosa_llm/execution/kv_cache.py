@@ -1,0 +1,87 @@
+"""How large the KV cache is, and its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.errors import ConfigError
+from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
+
+CACHE_ITEM_BYTES = 4  # float32
+CPU_MEMORY_SHARE = 0.5  # of what is available once the model is loaded
+
+
+def block_bytes(shapes: Sequence[LayerShape], block_size: int) -> int:
+    """Returns the bytes that one block takes in all layers together."""
+    return sum(shape.num_token_elements for shape in shapes) * block_size * CACHE_ITEM_BYTES
+
+
+def choose_num_blocks(
+    args: EngineArgs, shapes: Sequence[LayerShape], *, max_model_len: int, available_bytes: int
+) -> int:
+    """Returns the number given, else what free memory holds and the running requests can use.
+
+    Raises:
+        ConfigError: The memory holds fewer blocks than asked for, or not even one.
+    """
+    size = block_bytes(shapes, args.paged_attention_block_size)
+    num_given = args.paged_attention_num_blocks
+    if num_given is not None:
+        if num_given * size > available_bytes:
+            raise ConfigError(
+                f"paged_attention_num_blocks ({num_given}) needs {_gib(num_given * size)}, but "
+                f"{_gib(available_bytes)} of memory are free; at most "
+                f"{available_bytes // size} blocks fit"
+            )
+        return num_given
+    num_fitting = int(available_bytes * CPU_MEMORY_SHARE) // size
+    if num_fitting < 1:
+        raise ConfigError(
+            f"one KV-cache block takes {_gib(size)}, but only {_gib(available_bytes)} of memory "
+            "are free; lower --paged-attention-block-size or free some memory"
+        )
+    num_blocks_of_longest = -(-max_model_len // args.paged_attention_block_size)
+    return min(num_fitting, num_blocks_of_longest * args.max_num_seqs)
+
+
+def allocate(
+    shapes: Sequence[LayerShape], *, num_blocks: int, block_size: int, device: torch.device
+) -> list[LayerCache]:
+    """Reserves the cache of every layer."""
+    return [
+        LayerCache.allocate(shape, num_blocks=num_blocks, block_size=block_size, device=device)
+        for shape in shapes
+    ]
+
+
+def available_memory_bytes() -> int:
+    """Returns the memory that this process may still take: the machine's or its cgroup's."""
+    available = _meminfo_bytes("MemAvailable")
+    limit, used = _cgroup_bytes("memory.max"), _cgroup_bytes("memory.current")
+    if limit is not None and used is not None:
+        available = min(available, max(limit - used, 0))
+    return available
+
+
+def _meminfo_bytes(name: str) -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise ConfigError(f"/proc/meminfo does not tell {name}; give --paged-attention-num-blocks")
+
+
+def _cgroup_bytes(name: str) -> int | None:
+    path = Path("/sys/fs/cgroup") / name
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,82 @@
+"""Loads a model and its KV cache onto this machine, ready to run steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from furiosa_llm.config import CacheConfig, EngineArgs
+from furiosa_llm.errors import ConfigError
+from furiosa_llm.execution import kv_cache
+from furiosa_llm.execution.model_runner import ModelRunner
+from furiosa_llm.modeling import paged_attention
+from furiosa_llm.modeling.attention_cpu import CpuAttention
+from furiosa_llm.modeling.loader import load_model
+from furiosa_llm.modeling.paged_attention import CurrentStep
+
+_DTYPES = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalExecutor:
+    """A model on this machine, and what the engine has to know of it."""
+
+    runner: ModelRunner
+    cache_config: CacheConfig
+    max_model_len: int
+    eos_token_ids: frozenset[int]
+    vocab_size: int
+
+
+def load_local_executor(args: EngineArgs) -> LocalExecutor:
+    """Loads the model of `args`, decides the size of its KV cache, and joins the two.
+
+    Raises:
+        ModelLoadError: The checkpoint is missing, damaged or not supported.
+        ConfigError: An option does not go with the model or the memory.
+    """
+    device = torch.device("cpu")
+    loaded = load_model(
+        args.model, dtype=_DTYPES[args.dtype], trust_remote_code=args.trust_remote_code
+    )
+    max_model_len = args.max_model_len or loaded.max_model_len
+    if max_model_len > loaded.max_model_len:
+        raise ConfigError(
+            f"max_model_len ({max_model_len}) exceeds the model's own limit of "
+            f"{loaded.max_model_len} tokens"
+        )
+    shapes = [layer.shape for layer in loaded.layers]
+    cache_config = CacheConfig(
+        num_blocks=kv_cache.choose_num_blocks(
+            args,
+            shapes,
+            max_model_len=max_model_len,
+            available_bytes=kv_cache.available_memory_bytes(),
+        ),
+        block_size=args.paged_attention_block_size,
+        enable_prefix_caching=args.enable_prefix_caching,
+    )
+    caches = kv_cache.allocate(
+        shapes,
+        num_blocks=cache_config.num_blocks,
+        block_size=cache_config.block_size,
+        device=device,
+    )
+    current_step = CurrentStep()
+    backend = CpuAttention(num_threads=torch.get_num_threads())
+    paged_attention.bind(loaded.layers, caches, current_step, backend)
+    return LocalExecutor(
+        runner=ModelRunner(
+            loaded.model, current_step, block_size=cache_config.block_size, device=device
+        ),
+        cache_config=cache_config,
+        max_model_len=max_model_len,
+        eos_token_ids=loaded.eos_token_ids,
+        vocab_size=loaded.vocab_size,
+    )

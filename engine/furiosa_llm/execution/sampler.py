@@ -1,0 +1,138 @@
+"""Chooses the next token of each row of logits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from furiosa_llm.execution.random_draws import uniform
+from furiosa_llm.scheduler_output import SamplingInputs
+
+
+def sample(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> list[int]:
+    """Chooses one token per row.
+
+    A row's token depends on its own logits and inputs alone. The filters apply in the order of
+    transformers: penalties, suppressed tokens, temperature, top-k, top-p, min-p.
+
+    Args:
+        logits: [S, V] of any float type. It may be changed.
+        inputs: S of them.
+
+    Returns:
+        S token ids.
+    """
+    logits = logits.float()
+    _apply_penalties(logits, inputs)
+    _suppress(logits, inputs)
+    token_ids: list[int] = logits.argmax(dim=-1).tolist()
+    for rows, num_ranks in _groups(inputs, logits.shape[-1]):
+        drawn = _draw(logits[rows], [inputs[row] for row in rows], num_ranks)
+        for row, token_id in zip(rows, drawn, strict=True):
+            token_ids[row] = token_id
+    return token_ids
+
+
+def _groups(
+    inputs: Sequence[SamplingInputs], vocab_size: int
+) -> list[tuple[list[int], int | None]]:
+    """Rows that draw at random, with how many of their likeliest tokens have to be ranked.
+
+    How a row is treated follows from its own parameters: none ranked where no filter needs an
+    order, the `top_k` likeliest, or all.
+    """
+    unranked: list[int] = []
+    top_k: list[int] = []
+    ranked: list[int] = []
+    for row, entry in enumerate(inputs):
+        params = entry.params
+        if params.is_greedy:
+            continue
+        if params.top_k > 0:
+            top_k.append(row)
+        elif params.top_p < 1:
+            ranked.append(row)
+        else:
+            unranked.append(row)
+    largest_k = max((inputs[row].params.top_k for row in top_k), default=0)
+    groups = [(unranked, None), (top_k, min(largest_k, vocab_size)), (ranked, vocab_size)]
+    return [(rows, num_ranks) for rows, num_ranks in groups if rows]
+
+
+def _draw(
+    logits: torch.Tensor, inputs: Sequence[SamplingInputs], num_ranks: int | None
+) -> list[int]:
+    """Draws one token per row of [s, V]."""
+    params = [entry.params for entry in inputs]
+    temperatures = _column([p.temperature for p in params], logits)
+    order = None
+    if num_ranks is not None:
+        logits, order = logits.topk(num_ranks, dim=-1)  # likeliest first
+    scaled = logits / temperatures
+    if order is not None:
+        ranks = torch.arange(scaled.shape[-1], device=scaled.device)
+        limits = _column([p.top_k if p.top_k > 0 else scaled.shape[-1] for p in params], logits)
+        scaled = scaled.masked_fill(ranks >= limits, float("-inf"))
+    probabilities = scaled.softmax(dim=-1)
+    if order is not None:
+        mass_before = probabilities.cumsum(dim=-1) - probabilities
+        top_p = _column([p.top_p for p in params], logits)
+        probabilities = probabilities.masked_fill(mass_before >= top_p, 0.0)
+    floor = _column([p.min_p for p in params], logits) * probabilities.amax(dim=-1, keepdim=True)
+    probabilities = probabilities.masked_fill(probabilities < floor, 0.0)
+    # The inverse of the distribution function, at one draw per row.
+    cumulative = probabilities.double().cumsum(dim=-1)
+    draws = _column([uniform(entry.seed, entry.position) for entry in inputs], cumulative)
+    chosen = torch.searchsorted(cumulative, draws * cumulative[:, -1:])
+    chosen = chosen.clamp(max=cumulative.shape[-1] - 1)
+    if order is not None:
+        chosen = order.gather(-1, chosen)
+    token_ids: list[int] = chosen[:, 0].tolist()
+    return token_ids
+
+
+def _apply_penalties(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> None:
+    """Lowers the scores of tokens seen before, in place."""
+    rows: list[int] = []
+    columns: list[int] = []
+    factors: list[float] = []
+    offsets: list[float] = []
+    for row, entry in enumerate(inputs):
+        if not entry.params.has_penalties:
+            continue
+        counts = Counter(entry.output_token_ids)
+        for token_id in counts.keys() | set(entry.prompt_token_ids):
+            count = counts[token_id]
+            rows.append(row)
+            columns.append(token_id)
+            factors.append(entry.params.repetition_penalty)
+            offsets.append(
+                entry.params.frequency_penalty * count + entry.params.presence_penalty * (count > 0)
+            )
+    if not rows:
+        return
+    index = (torch.tensor(rows), torch.tensor(columns))
+    scores = logits[index]
+    factor = torch.tensor(factors, device=logits.device)
+    scores = torch.where(scores > 0, scores / factor, scores * factor)
+    logits[index] = scores - torch.tensor(offsets, device=logits.device)
+
+
+def _suppress(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> None:
+    """Makes tokens impossible that may not be chosen yet, in place."""
+    pairs = [
+        (row, token_id)
+        for row, entry in enumerate(inputs)
+        for token_id in entry.suppressed_token_ids
+        if token_id < logits.shape[-1]
+    ]
+    if pairs:
+        rows, columns = zip(*pairs, strict=True)
+        logits[torch.tensor(rows), torch.tensor(columns)] = float("-inf")
+
+
+def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """[s, 1] of the type and on the device of `like`."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]

@@ -1,0 +1,1 @@
+"""Models of transformers, with our paged attention in place of theirs."""

@@ -1,0 +1,152 @@
+"""Loads a checkpoint through transformers, or says in one line why it cannot be served."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging as transformers_logging
+
+from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.modeling import paged_attention
+from furiosa_llm.modeling.paged_attention import AttentionLayer
+
+_SERVED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "attention"})
+_LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to be bound to a paged cache.
+
+    Attributes:
+        model: In evaluation mode, with our attention function.
+        layers: Its attention layers, in the order in which they run.
+        max_model_len: Longest sequence that it was made for.
+        eos_token_ids: Tokens that end an answer.
+        vocab_size: Length of its logits.
+    """
+
+    model: PreTrainedModel
+    layers: tuple[AttentionLayer, ...]
+    max_model_len: int
+    eos_token_ids: frozenset[int]
+    vocab_size: int
+
+
+def load_model(path: str, *, dtype: torch.dtype, trust_remote_code: bool = False) -> LoadedModel:
+    """Loads the checkpoint in a folder or of a hub id.
+
+    Raises:
+        ModelLoadError: It is missing, damaged, or of an architecture that cannot be served.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    paged_attention.register()
+    config = _load_config(path, trust_remote_code=trust_remote_code)
+    _refuse_unserved(path, config)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation=paged_attention.ATTENTION_NAME,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise ModelLoadError(f"{path}: cannot load the weights: {_one_line(error)}") from error
+    model.eval()
+    name = type(model).__name__
+    layers = _find_layers(path, name, model)
+    return LoadedModel(
+        model=model,
+        layers=tuple(layers),
+        max_model_len=_max_model_len(config),
+        eos_token_ids=_eos_token_ids(path, model.generation_config),
+        vocab_size=model.get_output_embeddings().weight.shape[0],
+    )
+
+
+def _load_config(path: str, *, trust_remote_code: bool) -> Any:
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        if not Path(path).exists():
+            raise ModelLoadError(
+                f"{path}: no such model: neither a checkpoint folder nor a hub id that can be "
+                "reached; check --model"
+            ) from error
+        raise ModelLoadError(
+            f"{path}: cannot read config.json as a model: {_one_line(error)}"
+        ) from error
+
+
+def _refuse_unserved(path: str, config: Any) -> None:
+    """Names what cannot be served before any weight is read."""
+    architectures = config.architectures or [f"model type {config.model_type!r}"]
+    name = architectures[0]
+    if config.is_encoder_decoder:
+        raise ModelLoadError(f"{path}: {name} is an encoder-decoder model, which is not supported")
+    text_config = config.get_text_config()
+    layer_types = set(getattr(text_config, "layer_types", None) or ()) - _SERVED_LAYER_TYPES
+    if layer_types:
+        raise ModelLoadError(
+            f"{path}: {name} has layers of type {', '.join(sorted(layer_types))}, which are not "
+            "supported"
+        )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        if getattr(config, "auto_map", None):
+            return  # code of the checkpoint's own; the attention layers are looked at once loaded
+        raise ModelLoadError(f"{path}: {name} is not a causal language model")
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if model_class._is_stateful:
+        raise ModelLoadError(f"{path}: {name} is a recurrent model, which is not supported")
+    if not model_class._supports_attention_backend:
+        raise ModelLoadError(
+            f"{path}: {name} does not let its attention be replaced, so it is not supported"
+        )
+
+
+def _find_layers(path: str, name: str, model: PreTrainedModel) -> list[AttentionLayer]:
+    try:
+        layers = paged_attention.find_attention_layers(model)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{path}: {name} is not supported: {error}") from error
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if len(layers) != num_layers:
+        raise ModelLoadError(
+            f"{path}: {name} is not supported: {len(layers)} of its {num_layers} layers attend "
+            "in a way that can be served"
+        )
+    return layers
+
+
+def _max_model_len(config: Any) -> int:
+    """Returns the longest sequence whose positions are all encoded alike."""
+    text_config = config.get_text_config()
+    limit: int = getattr(text_config, "max_position_embeddings", None) or 2048
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if isinstance(rope, Mapping) and rope.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
+        # Past the original length these would encode a token differently in a longer batch.
+        limit = min(limit, rope.get("original_max_position_embeddings") or limit)
+    return limit
+
+
+def _eos_token_ids(path: str, generation_config: GenerationConfig | None) -> frozenset[int]:
+    eos = generation_config.eos_token_id if generation_config is not None else None
+    if eos is None and (Path(path) / "config.json").is_file():
+        eos = json.loads((Path(path) / "config.json").read_text()).get("eos_token_id")
+    if eos is None:
+        return frozenset()
+    return frozenset(eos if isinstance(eos, list) else [eos])
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,160 @@
+"""Serves the attention layers of a transformers model from paged blocks.
+
+transformers lets a model be loaded with an attention function registered by name. Ours finds, on
+the layer that calls it, the object that serves this layer; there is no global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.modeling.attention_params import AttentionParams
+from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
+from furiosa_llm.modeling.step_layout import StepLayout
+
+ATTENTION_NAME = "furiosa_paged"
+_ATTRIBUTE = "furiosa_paged_attention"
+
+
+class AttentionBackend(Protocol):
+    """A way to compute paged attention."""
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cache: LayerCache,
+        layout: StepLayout,
+        params: AttentionParams,
+    ) -> torch.Tensor:
+        """Stores keys [T, K, D] and values [T, K, E], then attends: [T, H, D] -> [T, H, E]."""
+
+
+@dataclass(slots=True)
+class CurrentStep:
+    """The layout of the step that a model is running, shared by its layers."""
+
+    layout: StepLayout | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLayer:
+    """An attention module of the model, and the sizes of its keys and values."""
+
+    module: torch.nn.Module
+    shape: LayerShape
+
+
+class _PagedLayer:
+    """Serves one attention module from its cache."""
+
+    def __init__(self, cache: LayerCache, step: CurrentStep, backend: AttentionBackend) -> None:
+        self._cache = cache
+        self._step = step
+        self._backend = backend
+
+    def attend(
+        self,
+        module: torch.nn.Module,  # noqa: ARG002 - the recorder below needs it
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        params: AttentionParams,
+    ) -> torch.Tensor:
+        assert self._step.layout is not None, "the model was called outside a step"
+        return self._backend(query, key, value, self._cache, self._step.layout, params)
+
+
+class _Recorder:
+    """Notes which modules attend, and with what sizes, in place of computing anything."""
+
+    def __init__(self) -> None:
+        self.layers: list[AttentionLayer] = []
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        params: AttentionParams,  # noqa: ARG002 - as in _PagedLayer
+    ) -> torch.Tensor:
+        if any(layer.module is module for layer in self.layers):
+            raise ModelLoadError(f"{type(module).__name__} attends twice in one pass")
+        if getattr(module, "is_causal", True) is False:
+            raise ModelLoadError(f"{type(module).__name__} looks at later tokens")
+        _, num_kv_heads, key_size = key.shape
+        shape = LayerShape(num_kv_heads=num_kv_heads, key_size=key_size, value_size=value.shape[-1])
+        self.layers.append(AttentionLayer(module, shape))
+        return query.new_zeros(*query.shape[:2], value.shape[-1])
+
+
+def register() -> None:
+    """Makes `attn_implementation="furiosa_paged"` known to transformers. May be repeated."""
+    AttentionInterface.register(ATTENTION_NAME, _attention_forward)
+    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+
+
+def find_attention_layers(model: torch.nn.Module) -> list[AttentionLayer]:
+    """Runs one token through the model and returns the modules that attend, in order.
+
+    Raises:
+        ModelLoadError: An attention module works in a way that blocks cannot serve.
+    """
+    recorder = _Recorder()
+    for module in model.modules():
+        setattr(module, _ATTRIBUTE, recorder)
+    token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
+    with torch.inference_mode():
+        model(input_ids=token, position_ids=token, use_cache=False)
+    for module in model.modules():
+        delattr(module, _ATTRIBUTE)
+    return recorder.layers
+
+
+def bind(
+    layers: Sequence[AttentionLayer],
+    caches: Sequence[LayerCache],
+    step: CurrentStep,
+    backend: AttentionBackend,
+) -> None:
+    """Lets each layer of a model use its cache, with the layout that `step` holds by then."""
+    for layer, cache in zip(layers, caches, strict=True):
+        setattr(layer.module, _ATTRIBUTE, _PagedLayer(cache, step, backend))
+
+
+def _attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001 - always None, see _no_mask
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls: heads first, [1, H, T, D], and back [1, T, H, E]."""
+    params = AttentionParams(
+        scaling=scaling if scaling is not None else query.shape[-1] ** -0.5,
+        sliding_window=sliding_window,
+        softcap=softcap,
+        sinks=s_aux,
+    )
+    output = getattr(module, _ATTRIBUTE).attend(
+        module, *(part[0].transpose(0, 1) for part in (query, key, value)), params
+    )
+    return output.unsqueeze(0), None
+
+
+def _no_mask(*_: object, **__: object) -> None:
+    """The paged layout says which tokens a query sees; no mask is built."""

@@ -1,0 +1,126 @@
+"""What the engine hands back: answers, their cost, and the account of each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestMetrics:
+    """What one answered prompt cost. With n > 1 the answers are taken together.
+
+    Attributes:
+        queue_s: Seconds from arrival to the first step that computed one of its tokens.
+        ttft_s: Seconds from arrival to the first token of the answer.
+        tpot_s: Seconds for each further token; None when there was only one.
+        e2e_s: Seconds from arrival to the end of the answer.
+        peak_blocks: KV-cache blocks held at most.
+        block_seconds: Integral over time of the blocks held; a shared block counts for each holder.
+        num_preemptions: Times that it gave its blocks back to let others go on.
+        num_recomputed_tokens: Tokens computed again after that.
+    """
+
+    queue_s: float | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+    peak_blocks: int = 0
+    block_seconds: float = 0.0
+    num_preemptions: int = 0
+    num_recomputed_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionOutput:
+    """One answer to a prompt.
+
+    Attributes:
+        index: Which of the n answers it is, from 0.
+        text: The answer, or what is new of it (`RequestOutputKind.DELTA`).
+        token_ids: Its tokens; a stop token that ended it is the last of them.
+        finish_reason: `stop`, `length`, or None while it grows.
+        stop_reason: The stop string or stop token that ended it; None for the model's own end.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOutput:
+    """The state of one prompt and its answers.
+
+    Attributes:
+        request_id: As given to `add_request`.
+        prompt: The text, or None if token ids were given.
+        prompt_token_ids: The prompt as the model saw it.
+        outputs: Its n answers, by index.
+        finished: Whether every answer is complete.
+        num_cached_tokens: Prompt tokens that the prefix cache spared.
+        num_output_tokens: Tokens of all answers together.
+        metrics: Its cost so far.
+        replica: The data-parallel replica that ran it.
+    """
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool
+    num_cached_tokens: int
+    num_output_tokens: int
+    metrics: RequestMetrics
+    replica: int = 0
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.prompt_token_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """The account of one engine step.
+
+    Over a run in which every request finishes, the sums hold: prefill and cached tokens are the
+    rows' prompt tokens, sampled tokens their output tokens, recomputed tokens their recomputed
+    tokens.
+
+    Attributes:
+        replica: The data-parallel replica that ran the step.
+        step: Its number, from 0.
+        time_s: Seconds from the engine's start to the end of the step.
+        num_running: Requests that hold blocks.
+        num_waiting: Requests that do not.
+        num_prefill_tokens: Prompt tokens computed for the first time.
+        num_decode_tokens: Answer tokens computed for the first time.
+        num_recomputed_tokens: Tokens computed again after a preemption.
+        num_cached_tokens: Prompt tokens taken from the prefix cache by requests that started.
+        num_sampled_tokens: New tokens.
+        num_preemptions: Requests that gave their blocks back.
+        num_used_blocks: Blocks held by requests.
+        num_free_blocks: The others, those that only the prefix cache keeps among them.
+        schedule_ms: Milliseconds to choose and book the step.
+        model_ms: Milliseconds of the forward pass.
+        sample_ms: Milliseconds to choose the tokens.
+    """
+
+    replica: int
+    step: int
+    time_s: float
+    num_running: int
+    num_waiting: int
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    num_recomputed_tokens: int
+    num_cached_tokens: int
+    num_sampled_tokens: int
+    num_preemptions: int
+    num_used_blocks: int
+    num_free_blocks: int
+    schedule_ms: float
+    model_ms: float
+    sample_ms: float

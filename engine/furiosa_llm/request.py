@@ -1,0 +1,94 @@
+"""One answer in the making, and the account of what it has cost."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from furiosa_llm.sampling_params import SamplingParams
+
+
+class RequestStatus(enum.Enum):
+    """Where a request stands."""
+
+    WAITING = enum.auto()  # holds no blocks
+    RUNNING = enum.auto()
+    FINISHED = enum.auto()
+
+
+class FinishReason(enum.StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"  # end of sequence, a stop token or a stop string
+    LENGTH = "length"  # max_tokens
+    CANCELLED = "cancelled"
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Request:
+    """One prompt, one answer so far, and its place in the KV cache.
+
+    Only the scheduler changes a request after it is built.
+    """
+
+    request_id: int
+    prompt_token_ids: Sequence[int]
+    sampling_params: SamplingParams
+    max_tokens: int  # decided: the parameter, or the rest of the context
+    sampling_seed: int = 0  # 64 bits; the stream that its random draws come from
+    arrival_time: float = 0.0
+
+    output_token_ids: list[int] = field(default_factory=list)
+    status: RequestStatus = RequestStatus.WAITING
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+
+    num_computed_tokens: int = 0  # leading tokens whose keys and values are in the cache
+    block_ids: list[int] = field(default_factory=list)  # the i-th holds tokens [i*bs, (i+1)*bs)
+    block_hashes: list[bytes] = field(default_factory=list)  # of its leading full blocks
+
+    first_scheduled_time: float | None = None
+    first_token_time: float | None = None
+    finish_time: float | None = None
+    num_cached_tokens: int = 0  # prompt tokens that the prefix cache spared
+    num_accounted_tokens: int = 0  # leading tokens computed or taken from the cache at least once
+    num_preemptions: int = 0
+    num_recomputed_tokens: int = 0
+    peak_blocks: int = 0
+    block_seconds: float = 0.0
+    blocks_held_since: float = 0.0  # when the number of blocks held last changed
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.prompt_token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Length of the answer so far."""
+        return len(self.output_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and answer so far."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens that a forward pass still has to see: many in prefill, one in decode."""
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the answer is complete or given up."""
+        return self.status is RequestStatus.FINISHED
+
+    def token_ids(self, start: int, stop: int) -> tuple[int, ...]:
+        """Returns the tokens at positions [start, stop) of prompt plus answer."""
+        num_prompt_tokens = len(self.prompt_token_ids)
+        if start >= num_prompt_tokens:
+            output = self.output_token_ids[start - num_prompt_tokens : stop - num_prompt_tokens]
+            return tuple(output)
+        prompt = tuple(self.prompt_token_ids[start:stop])
+        return prompt + tuple(self.output_token_ids[: max(stop - num_prompt_tokens, 0)])

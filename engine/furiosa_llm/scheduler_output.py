@@ -1,0 +1,104 @@
+"""What passes from the scheduler to the model runner, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from furiosa_llm.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingInputs:
+    """What choosing one request's next token takes, beside its logits.
+
+    Attributes:
+        params: The request's sampling parameters.
+        seed: 64-bit stream of its random draws.
+        position: Tokens of the answer so far: the place in that stream.
+        suppressed_token_ids: Tokens that may not be chosen yet (`min_tokens`).
+        prompt_token_ids: The prompt, where penalties need it, else empty.
+        output_token_ids: The answer so far, where penalties need it, else empty.
+    """
+
+    params: SamplingParams
+    seed: int
+    position: int
+    suppressed_token_ids: tuple[int, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+    output_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledRequest:
+    """One request's share of a step.
+
+    Attributes:
+        request_id: The engine's number of the request.
+        token_ids: The tokens to compute.
+        start_position: Position of `token_ids[0]` in prompt plus answer.
+        block_ids: Every block of the request, those of the tokens to compute among them.
+        sampling: How to choose the next token; None for all but the last chunk of a prefill.
+    """
+
+    request_id: int
+    token_ids: tuple[int, ...]
+    start_position: int
+    block_ids: tuple[int, ...]
+    sampling: SamplingInputs | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to compute."""
+        return len(self.token_ids)
+
+    @property
+    def samples_token(self) -> bool:
+        """Whether the step chooses a new token for this request."""
+        return self.sampling is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCounts:
+    """How a step was filled; see `StepStats` for what each count means."""
+
+    num_running: int
+    num_waiting: int
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    num_recomputed_tokens: int
+    num_cached_tokens: int
+    num_preemptions: int
+    num_used_blocks: int
+    num_free_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerOutput:
+    """One step: the input of exactly one forward pass.
+
+    A request may read blocks that another request of the same step fills: every layer stores the
+    keys and values of the whole step before it attends to any.
+    """
+
+    requests: tuple[ScheduledRequest, ...]
+    counts: StepCounts
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the step."""
+        return sum(request.num_tokens for request in self.requests)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What a forward pass brought.
+
+    Attributes:
+        token_ids: The new token of each request that sampled one.
+        model_seconds: Duration of the forward pass.
+        sample_seconds: Duration of choosing the tokens.
+    """
+
+    token_ids: dict[int, int]
+    model_seconds: float = 0.0
+    sample_seconds: float = 0.0

@@ -1,0 +1,225 @@
+"""Chooses the tokens of each step. It never sees a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from furiosa_llm.config import CacheConfig, SchedulerConfig
+from furiosa_llm.errors import NeverFitsError, PromptTooLongError
+from furiosa_llm.request import FinishReason, Request, RequestStatus
+from furiosa_llm.scheduler_output import SchedulerOutput, StepCounts, StepResult
+from furiosa_llm.scheduling.kv_cache_manager import KVCacheManager
+from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue, WaitingQueue
+from furiosa_llm.scheduling.step_draft import StepDraft
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill and preemption by recomputation.
+
+    There is no prefill phase and no decode phase. Each request has tokens, the leading
+    `num_computed_tokens` of them are in the KV cache, and each step lets requests catch up
+    within a budget of tokens (iteration-level scheduling, Orca 2022; chunked prefill,
+    Sarathi-Serve 2024). When blocks run out, the request that started last gives its blocks
+    back and starts again later; its answer stays the same.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        cache_config: CacheConfig,
+        *,
+        eos_token_ids: frozenset[int],
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._cache_config = cache_config
+        self._kv_cache = KVCacheManager(cache_config)
+        self._eos_token_ids = eos_token_ids
+        self._clock = clock
+        self._requests: dict[int, Request] = {}  # every unfinished one
+        self._running: list[Request] = []  # in the order in which they started
+        self._waiting: WaitingQueue = (
+            OfflineQueue(cache_config.block_size) if config.is_offline else FifoQueue()
+        )
+        self._num_spare_blocks = int(config.spare_blocks_ratio * cache_config.num_blocks)
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether there is anything left to compute."""
+        return bool(self._requests)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold blocks."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for blocks."""
+        return len(self._requests) - len(self._running)
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """Share of the blocks that requests hold, from 0 to 1."""
+        return self._kv_cache.pool.num_used_blocks / self._cache_config.num_blocks
+
+    def add(self, request: Request) -> None:
+        """Takes a request in.
+
+        Raises:
+            PromptTooLongError: Prompt and answer exceed the context.
+            NeverFitsError: They exceed the whole KV cache.
+        """
+        num_tokens = request.num_prompt_tokens + request.max_tokens
+        if num_tokens > self._config.max_model_len:
+            raise PromptTooLongError(
+                num_prompt_tokens=request.num_prompt_tokens,
+                max_tokens=request.max_tokens,
+                max_model_len=self._config.max_model_len,
+            )
+        num_needed_blocks = self._cache_config.num_blocks_for(num_tokens)
+        if num_needed_blocks > self._cache_config.num_blocks:
+            raise NeverFitsError(
+                num_tokens=num_tokens,
+                num_needed_blocks=num_needed_blocks,
+                num_blocks=self._cache_config.num_blocks,
+            )
+        self._requests[request.request_id] = request
+        self._waiting.add(request)
+
+    def schedule(self) -> SchedulerOutput:
+        """Chooses the tokens of the next forward pass, running requests first."""
+        step = StepDraft(token_budget=self._config.max_num_batched_tokens, now=self._clock())
+        self._continue_running(step)
+        if not step.num_preemptions:
+            # Otherwise a new request would take the blocks that were just given back.
+            self._start_waiting(step)
+        assert step.shares or not self.has_unfinished, "no request can go on"
+        return SchedulerOutput(requests=tuple(step.shares), counts=self._counts(step))
+
+    def update(self, step: SchedulerOutput, result: StepResult) -> list[Request]:
+        """Books what a forward pass computed.
+
+        Returns:
+            The requests that have a new token, finished ones among them.
+        """
+        now = self._clock()
+        changed = []
+        for share in step.requests:
+            request = self._requests.get(share.request_id)
+            if request is None:
+                continue  # it was finished from outside while the step ran
+            request.num_computed_tokens += share.num_tokens
+            if share.samples_token:
+                self._append(request, result.token_ids[share.request_id], now)
+                changed.append(request)
+        return changed
+
+    def finish(
+        self, request: Request, reason: FinishReason, stop_reason: str | int | None = None
+    ) -> None:
+        """Ends a request early: a stop string was found, or its answer is no longer wanted."""
+        if not request.is_finished:
+            self._finish(request, reason, stop_reason, self._clock())
+
+    def check_integrity(self) -> None:
+        """Asserts that every block has exactly the holders that the requests know of."""
+        held = [block for request in self._requests.values() for block in request.block_ids]
+        self._kv_cache.pool.check_integrity(held)
+
+    def _continue_running(self, step: StepDraft) -> None:
+        index = 0
+        while index < len(self._running):
+            request = self._running[index]
+            # One token is kept back for each request that comes after this one.
+            budget = step.token_budget - (len(self._running) - index - 1)
+            num_tokens = min(request.num_uncomputed_tokens, budget)
+            while not self._kv_cache.try_grow(request, num_tokens, now=step.now):
+                self._preempt(self._running[-1], step)
+                if request.status is RequestStatus.WAITING:
+                    return  # it was the last one itself
+            step.add(request, num_tokens, self._eos_token_ids)
+            index += 1
+
+    def _start_waiting(self, step: StepDraft) -> None:
+        while step.token_budget > 0 and len(self._running) < self._config.max_num_seqs:
+            request = self._next_waiting()
+            if request is None:
+                return
+            prefix = self._kv_cache.find_prefix(request)
+            num_cached_tokens = len(prefix) * self._cache_config.block_size
+            num_tokens = min(request.num_tokens - num_cached_tokens, step.token_budget)
+            fits = self._kv_cache.try_start(
+                request,
+                prefix,
+                num_tokens,
+                num_spare_blocks=self._num_spare_blocks if self._running else 0,
+                now=step.now,
+            )
+            if not fits:
+                return
+            self._waiting.pop()
+            request.status = RequestStatus.RUNNING
+            if request.first_scheduled_time is None:
+                request.first_scheduled_time = step.now
+            self._running.append(request)
+            step.account_cached(request, num_cached_tokens)
+            step.add(request, num_tokens, self._eos_token_ids)
+
+    def _next_waiting(self) -> Request | None:
+        while len(self._waiting):
+            request = self._waiting.peek()
+            if not request.is_finished:
+                return request
+            self._waiting.pop()  # it was given up while it waited
+        return None
+
+    def _preempt(self, request: Request, step: StepDraft) -> None:
+        self._kv_cache.free(request, now=step.now)
+        self._running.remove(request)
+        request.status = RequestStatus.WAITING
+        request.num_preemptions += 1
+        self._waiting.put_back(request)
+        step.num_preemptions += 1
+
+    def _append(self, request: Request, token_id: int, now: float) -> None:
+        request.output_token_ids.append(token_id)
+        if request.first_token_time is None:
+            request.first_token_time = now
+        params = request.sampling_params
+        if request.num_output_tokens >= params.min_tokens:
+            if token_id in self._eos_token_ids and not params.ignore_eos:
+                self._finish(request, FinishReason.STOP, None, now)
+                return
+            if token_id in params.stop_token_ids:
+                self._finish(request, FinishReason.STOP, token_id, now)
+                return
+        if request.num_output_tokens >= request.max_tokens:
+            self._finish(request, FinishReason.LENGTH, None, now)
+
+    def _finish(
+        self, request: Request, reason: FinishReason, stop_reason: str | int | None, now: float
+    ) -> None:
+        if request.status is RequestStatus.RUNNING:
+            self._kv_cache.free(request, now=now)
+            self._running.remove(request)
+        del self._requests[request.request_id]
+        request.status = RequestStatus.FINISHED
+        request.finish_reason = reason
+        request.stop_reason = stop_reason
+        request.finish_time = now
+        request.block_hashes = []
+
+    def _counts(self, step: StepDraft) -> StepCounts:
+        pool = self._kv_cache.pool
+        return StepCounts(
+            num_running=self.num_running,
+            num_waiting=self.num_waiting,
+            num_prefill_tokens=step.num_prefill_tokens,
+            num_decode_tokens=step.num_decode_tokens,
+            num_recomputed_tokens=step.num_recomputed_tokens,
+            num_cached_tokens=step.num_cached_tokens,
+            num_preemptions=step.num_preemptions,
+            num_used_blocks=pool.num_used_blocks,
+            num_free_blocks=pool.num_free_blocks,
+        )

@@ -1,0 +1,70 @@
+"""A step while it is being filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from furiosa_llm.request import Request
+from furiosa_llm.scheduler_output import SamplingInputs, ScheduledRequest
+
+
+class StepDraft:
+    """The shares and counts of a step, as the scheduler adds requests to it."""
+
+    def __init__(self, *, token_budget: int, now: float) -> None:
+        self.token_budget = token_budget
+        self.now = now
+        self.shares: list[ScheduledRequest] = []
+        self.num_prefill_tokens = 0
+        self.num_decode_tokens = 0
+        self.num_recomputed_tokens = 0
+        self.num_cached_tokens = 0
+        self.num_preemptions = 0
+
+    def add(self, request: Request, num_tokens: int, eos_token_ids: Iterable[int]) -> None:
+        """Gives a request its share: the next `num_tokens` tokens."""
+        start = request.num_computed_tokens
+        stop = start + num_tokens
+        samples_token = stop == request.num_tokens
+        self.shares.append(
+            ScheduledRequest(
+                request_id=request.request_id,
+                token_ids=request.token_ids(start, stop),
+                start_position=start,
+                block_ids=tuple(request.block_ids),
+                sampling=_sampling_inputs(request, eos_token_ids) if samples_token else None,
+            )
+        )
+        self.token_budget -= num_tokens
+        self._account(request, start, stop)
+
+    def account_cached(self, request: Request, num_cached_tokens: int) -> None:
+        """Books the tokens that the prefix cache spares a request that starts."""
+        num_spared_tokens = max(num_cached_tokens - request.num_accounted_tokens, 0)
+        request.num_accounted_tokens += num_spared_tokens
+        request.num_cached_tokens += num_spared_tokens
+        self.num_cached_tokens += num_spared_tokens
+
+    def _account(self, request: Request, start: int, stop: int) -> None:
+        fresh = min(max(request.num_accounted_tokens, start), stop)
+        num_prefill_tokens = max(min(stop, request.num_prompt_tokens) - fresh, 0)
+        self.num_prefill_tokens += num_prefill_tokens
+        self.num_decode_tokens += stop - fresh - num_prefill_tokens
+        self.num_recomputed_tokens += fresh - start
+        request.num_recomputed_tokens += fresh - start
+        request.num_accounted_tokens = max(request.num_accounted_tokens, stop)
+
+
+def _sampling_inputs(request: Request, eos_token_ids: Iterable[int]) -> SamplingInputs:
+    params = request.sampling_params
+    suppressed: tuple[int, ...] = ()
+    if request.num_output_tokens < params.min_tokens:
+        suppressed = (*eos_token_ids, *params.stop_token_ids)
+    return SamplingInputs(
+        params=params,
+        seed=request.sampling_seed,
+        position=request.num_output_tokens,
+        suppressed_token_ids=suppressed,
+        prompt_token_ids=tuple(request.prompt_token_ids) if params.has_penalties else (),
+        output_token_ids=tuple(request.output_token_ids) if params.has_penalties else (),
+    )

@@ -1,0 +1,149 @@
+"""Text to tokens and back, also while an answer grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer
+
+from furiosa_llm.errors import InvalidRowError, ModelLoadError
+
+_REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a character
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer, with what a batch needs of it."""
+
+    def __init__(self, path: str, *, mode: str = "auto", trust_remote_code: bool = False) -> None:
+        """Loads the tokenizer of a folder or a hub id.
+
+        Raises:
+            ModelLoadError: There is none, or it cannot be read.
+        """
+        self._tokenizer = _load(path, mode=mode, trust_remote_code=trust_remote_code)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that turns messages into a prompt, if there is one."""
+        template = self._tokenizer.chat_template
+        return template if template is None or isinstance(template, str) else str(template)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenizes a prompt, with the special tokens that the tokenizer adds by itself."""
+        token_ids: list[int] = self._tokenizer.encode(text)
+        return token_ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenizes many prompts at once."""
+        token_ids: list[list[int]] = self._tokenizer(list(texts), padding=False)["input_ids"]
+        return token_ids
+
+    def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
+        """Renders messages by the chat template and tokenizes the result.
+
+        Raises:
+            InvalidRowError: There is no template, or it refuses the messages.
+        """
+        if self._tokenizer.chat_template is None:
+            raise InvalidRowError(
+                "the tokenizer has no chat template; give `prompt` in place of `messages`"
+            )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise InvalidRowError(f"the chat template refuses the messages: {error}") from error
+        # The template writes the special tokens itself.
+        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return token_ids
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Turns tokens back into text."""
+        text: str = self._tokenizer.decode(
+            token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+class Detokenizer:
+    """Turns the tokens of a growing answer into text, piece by piece.
+
+    A character may be cut across tokens, and a token's text may depend on the one before it.
+    So each piece is decoded together with the tokens of the piece before, and held back while
+    it ends in the middle of a character.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._token_ids: list[int] = []
+        self._context_start = 0  # tokens [context_start, read_stop) are decoded as context
+        self._read_stop = 0  # tokens before this one have been turned into text
+
+    def push(self, token_id: int) -> str:
+        """Adds a token and returns the text that is certain by now and was not before."""
+        self._token_ids.append(token_id)
+        context, text = self._decode_tail()
+        if len(text) <= len(context) or text.endswith(_REPLACEMENT):
+            return ""
+        self._context_start = self._read_stop
+        self._read_stop = len(self._token_ids)
+        return text[len(context) :]
+
+    def flush(self) -> str:
+        """Returns what was held back; the answer has ended."""
+        context, text = self._decode_tail()
+        self._context_start = self._read_stop = len(self._token_ids)
+        return text[len(context) :]
+
+    def _decode_tail(self) -> tuple[str, str]:
+        tail = self._token_ids[self._context_start :]
+        return (
+            self._decode(tail[: self._read_stop - self._context_start]),
+            self._decode(tail),
+        )
+
+    def _decode(self, token_ids: list[int]) -> str:
+        if not token_ids:
+            return ""
+        return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens)
+
+
+class StopStringFinder:
+    """Looks for stop strings in a growing text, also across the borders of its pieces."""
+
+    def __init__(self, stop_strings: Sequence[str]) -> None:
+        self._stop_strings = tuple(stop_strings)
+        self._longest = max((len(text) for text in stop_strings), default=0)
+
+    def find(self, text: str, num_new: int) -> tuple[str, int] | None:
+        """Returns the first stop string that the last `num_new` characters complete.
+
+        Returns:
+            The stop string and where it begins in `text`, or None.
+        """
+        start = max(len(text) - num_new - self._longest + 1, 0)
+        found = [
+            (position, stop_string)
+            for stop_string in self._stop_strings
+            if (position := text.find(stop_string, start)) >= 0
+        ]
+        if not found:
+            return None
+        position, stop_string = min(found)
+        return stop_string, position
+
+
+def _load(path: str, *, mode: str, trust_remote_code: bool) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, use_fast=mode != "slow", trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        reason = "no such folder" if not Path(path).exists() else str(error).split("\n")[0]
+        raise ModelLoadError(f"{path}: cannot load a tokenizer: {reason}") from error
+    return tokenizer
