@@ -110,6 +110,21 @@ class EngineArgs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the engine has to know of a model.
+
+    Attributes:
+        max_model_len: Longest prompt plus answer, in tokens.
+        vocab_size: Length of its logits.
+        eos_token_ids: Tokens that end an answer.
+    """
+
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
     """The paged KV cache: `num_blocks` blocks of `block_size` tokens in every layer."""
 

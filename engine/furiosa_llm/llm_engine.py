@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from furiosa_llm.config import CacheConfig, EngineArgs, SchedulerConfig
+from furiosa_llm.config import CacheConfig, EngineArgs, ModelInfo, SchedulerConfig
 from furiosa_llm.errors import InvalidRowError
 from furiosa_llm.execution.local_executor import load_local_executor
 from furiosa_llm.execution.random_draws import stream_seed
@@ -44,8 +44,7 @@ class LLMEngine:
         tokenizer: Tokenizer,
         scheduler_config: SchedulerConfig,
         cache_config: CacheConfig,
-        eos_token_ids: frozenset[int],
-        vocab_size: int,
+        model_info: ModelInfo,
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,10 +54,10 @@ class LLMEngine:
         self.cache_config = cache_config
         self._executor = executor
         self._scheduler = Scheduler(
-            scheduler_config, cache_config, eos_token_ids=eos_token_ids, clock=clock
+            scheduler_config, cache_config, eos_token_ids=model_info.eos_token_ids, clock=clock
         )
         self._outputs = OutputProcessor(tokenizer)
-        self._vocab_size = vocab_size
+        self._vocab_size = model_info.vocab_size
         self._seed = seed
         self._clock = clock
         self._start_time = clock()
@@ -84,11 +83,10 @@ class LLMEngine:
             executor=local.runner,
             tokenizer=tokenizer,
             scheduler_config=SchedulerConfig.from_engine_args(
-                args, max_model_len=local.max_model_len
+                args, max_model_len=local.model_info.max_model_len
             ),
             cache_config=local.cache_config,
-            eos_token_ids=local.eos_token_ids,
-            vocab_size=local.vocab_size,
+            model_info=local.model_info,
             seed=args.seed,
         )
 
@@ -192,8 +190,11 @@ class LLMEngine:
         return text, self._checked(token_ids)
 
     def _checked(self, token_ids: object) -> Sequence[int]:
+        if not isinstance(token_ids, Iterable) or isinstance(token_ids, str | bytes):
+            raise InvalidRowError(f"prompt_token_ids must be a list, got {str(token_ids)[:80]!r}")
+        packed = array("i")
         try:
-            packed = array("i", token_ids)  # type: ignore[arg-type]  # checked by this call
+            packed.extend(token_ids)
         except (TypeError, OverflowError) as error:
             raise InvalidRowError(f"prompt_token_ids must be whole numbers: {error}") from error
         if not packed:

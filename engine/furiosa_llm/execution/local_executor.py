@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 
-from furiosa_llm.config import CacheConfig, EngineArgs
+from furiosa_llm.config import CacheConfig, EngineArgs, ModelInfo
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.execution import kv_cache
 from furiosa_llm.execution.model_runner import ModelRunner
@@ -29,9 +30,7 @@ class LocalExecutor:
 
     runner: ModelRunner
     cache_config: CacheConfig
-    max_model_len: int
-    eos_token_ids: frozenset[int]
-    vocab_size: int
+    model_info: ModelInfo
 
 
 def load_local_executor(args: EngineArgs) -> LocalExecutor:
@@ -45,11 +44,11 @@ def load_local_executor(args: EngineArgs) -> LocalExecutor:
     loaded = load_model(
         args.model, dtype=_DTYPES[args.dtype], trust_remote_code=args.trust_remote_code
     )
-    max_model_len = args.max_model_len or loaded.max_model_len
-    if max_model_len > loaded.max_model_len:
+    max_model_len = args.max_model_len or loaded.info.max_model_len
+    if max_model_len > loaded.info.max_model_len:
         raise ConfigError(
             f"max_model_len ({max_model_len}) exceeds the model's own limit of "
-            f"{loaded.max_model_len} tokens"
+            f"{loaded.info.max_model_len} tokens"
         )
     shapes = [layer.shape for layer in loaded.layers]
     cache_config = CacheConfig(
@@ -76,7 +75,5 @@ def load_local_executor(args: EngineArgs) -> LocalExecutor:
             loaded.model, current_step, block_size=cache_config.block_size, device=device
         ),
         cache_config=cache_config,
-        max_model_len=max_model_len,
-        eos_token_ids=loaded.eos_token_ids,
-        vocab_size=loaded.vocab_size,
+        model_info=dataclasses.replace(loaded.info, max_model_len=max_model_len),
     )

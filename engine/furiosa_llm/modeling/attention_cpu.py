@@ -8,7 +8,7 @@ Gimelshein 2018; FlashAttention, Dao 2022). Compiled code is kept on disk by num
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -76,11 +76,14 @@ class CpuAttention:
 
     def _attend(self, arguments: tuple[object, ...], num_units: int) -> None:
         num_threads = min(self._num_threads, num_units)
-        helping = []
+
+        def attend_share(first_unit: int) -> None:
+            attend(*arguments, first_unit, num_threads)
+
+        helping: list[Future[None]] = []
         if self._helpers is not None:
-            for first_unit in range(1, num_threads):
-                helping.append(self._helpers.submit(attend, *arguments, first_unit, num_threads))
-        attend(*arguments, 0, num_threads)
+            helping = [self._helpers.submit(attend_share, i) for i in range(1, num_threads)]
+        attend_share(0)
         for future in helping:
             future.result()
 
@@ -106,7 +109,7 @@ def store(
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def attend(
+def attend(  # noqa: C901, PLR0913 - a kernel: loops nest, and arrays come one by one
     query: Floats,
     keys: Floats,
     values: Floats,

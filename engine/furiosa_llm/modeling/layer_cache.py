@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -39,11 +40,18 @@ class LayerCache:
         """Reserves the memory; on a CPU, pages are taken only as blocks are written."""
         heads = (num_blocks, shape.num_kv_heads)
         return cls(
-            keys=torch.zeros(*heads, shape.key_size, block_size, device=device),
-            values=torch.zeros(*heads, block_size, shape.value_size, device=device),
+            keys=_zeros((*heads, shape.key_size, block_size), device),
+            values=_zeros((*heads, block_size, shape.value_size), device),
         )
 
     @property
     def block_size(self) -> int:
         """Tokens in a block."""
         return self.keys.shape[-1]
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    if device.type == "cpu":
+        # Unlike torch.zeros, this leaves the pages untouched until they are written.
+        return torch.from_numpy(np.zeros(shape, np.float32))
+    return torch.zeros(shape, device=device)

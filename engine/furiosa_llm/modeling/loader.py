@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from furiosa_llm.config import ModelInfo
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling import paged_attention
 from furiosa_llm.modeling.paged_attention import AttentionLayer
@@ -28,16 +29,12 @@ class LoadedModel:
     Attributes:
         model: In evaluation mode, with our attention function.
         layers: Its attention layers, in the order in which they run.
-        max_model_len: Longest sequence that it was made for.
-        eos_token_ids: Tokens that end an answer.
-        vocab_size: Length of its logits.
+        info: Its limits and special tokens.
     """
 
     model: PreTrainedModel
     layers: tuple[AttentionLayer, ...]
-    max_model_len: int
-    eos_token_ids: frozenset[int]
-    vocab_size: int
+    info: ModelInfo
 
 
 def load_model(path: str, *, dtype: torch.dtype, trust_remote_code: bool = False) -> LoadedModel:
@@ -67,9 +64,11 @@ def load_model(path: str, *, dtype: torch.dtype, trust_remote_code: bool = False
     return LoadedModel(
         model=model,
         layers=tuple(layers),
-        max_model_len=_max_model_len(config),
-        eos_token_ids=_eos_token_ids(path, model.generation_config),
-        vocab_size=model.get_output_embeddings().weight.shape[0],
+        info=ModelInfo(
+            max_model_len=_max_model_len(config),
+            vocab_size=model.get_output_embeddings().weight.shape[0],
+            eos_token_ids=_eos_token_ids(path, model.generation_config),
+        ),
     )
 
 
@@ -93,13 +92,6 @@ def _refuse_unserved(path: str, config: Any) -> None:
     name = architectures[0]
     if config.is_encoder_decoder:
         raise ModelLoadError(f"{path}: {name} is an encoder-decoder model, which is not supported")
-    text_config = config.get_text_config()
-    layer_types = set(getattr(text_config, "layer_types", None) or ()) - _SERVED_LAYER_TYPES
-    if layer_types:
-        raise ModelLoadError(
-            f"{path}: {name} has layers of type {', '.join(sorted(layer_types))}, which are not "
-            "supported"
-        )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         if getattr(config, "auto_map", None):
             return  # code of the checkpoint's own; the attention layers are looked at once loaded
@@ -110,6 +102,13 @@ def _refuse_unserved(path: str, config: Any) -> None:
     if not model_class._supports_attention_backend:
         raise ModelLoadError(
             f"{path}: {name} does not let its attention be replaced, so it is not supported"
+        )
+    text_config = config.get_text_config()
+    layer_types = set(getattr(text_config, "layer_types", None) or ()) - _SERVED_LAYER_TYPES
+    if layer_types:
+        raise ModelLoadError(
+            f"{path}: {name} has layers of type {', '.join(sorted(layer_types))}, which are not "
+            "supported"
         )
 
 

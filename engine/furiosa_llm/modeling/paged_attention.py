@@ -131,7 +131,7 @@ def bind(
         setattr(layer.module, _ATTRIBUTE, _PagedLayer(cache, step, backend))
 
 
-def _attention_forward(
+def _attention_forward(  # noqa: PLR0913 - the signature is that of transformers
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
