@@ -73,12 +73,12 @@ class LLMEngine:
             ModelLoadError: The model or its tokenizer cannot be loaded or is not supported.
             ConfigError: An option does not go with the model or with this machine.
         """
+        local = load_local_executor(args)
         tokenizer = Tokenizer(
             args.tokenizer or args.model,
             mode=args.tokenizer_mode,
             trust_remote_code=args.trust_remote_code,
         )
-        local = load_local_executor(args)
         return cls(
             executor=local.runner,
             tokenizer=tokenizer,

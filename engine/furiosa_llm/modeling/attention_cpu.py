@@ -26,13 +26,13 @@ _NO_WINDOW = 2**31 - 1
 _NO_SINKS = np.empty(0, np.float32)
 _LOWEST = np.float32(-1e30)
 _LOG2_E = np.float32(1.4426950408889634)
-# Coefficients of 2**f on [0, 1): relative error below 2e-7.
-_P1 = np.float32(0.6931469)
-_P2 = np.float32(0.2402212)
-_P3 = np.float32(0.0555085)
-_P4 = np.float32(0.0096133)
-_P5 = np.float32(0.0013423)
-_P6 = np.float32(0.00014352)
+# 2**f = 1 + f * (P1 + f * (P2 + ...)) on [-0.5, 0.5], with a relative error of 1e-7.
+_P1 = np.float32(0.6931471824645996)
+_P2 = np.float32(0.24022650718688965)
+_P3 = np.float32(0.055503569543361664)
+_P4 = np.float32(0.009618056938052177)
+_P5 = np.float32(0.0013390866806730628)
+_P6 = np.float32(0.00015461447765119374)
 
 
 class CpuAttention:
@@ -243,7 +243,7 @@ def _exponentiate(scores: Floats, largest: np.float32, exponents: Ints, powers: 
     """Replaces each score s by e**(s - largest). `powers` is `exponents`, read as floats."""
     for s in range(scores.shape[0]):
         x = max((scores[s] - largest) * _LOG2_E, np.float32(-126.0))
-        whole = np.floor(x)
+        whole = np.floor(x + np.float32(0.5))
         f = x - whole
         exponents[s] = (np.int32(whole) + np.int32(127)) << np.int32(23)
         scores[s] = np.float32(1.0) + f * (

@@ -1,0 +1,227 @@
+"""The engine's own interface, on a tiny random model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.errors import ConfigError, ModelLoadError, RequestError
+from furiosa_llm.llm_engine import LLMEngine
+from furiosa_llm.outputs import RequestOutput
+from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
+from tests.factories import answer_all
+
+GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def path(checkpoint: Callable[[str], Path]) -> Path:
+    return checkpoint("Llama")
+
+
+@pytest.fixture(scope="module")
+def engine(path: Path) -> LLMEngine:
+    return LLMEngine.from_engine_args(EngineArgs(model=str(path), paged_attention_num_blocks=32))
+
+
+def run(engine: LLMEngine) -> list[RequestOutput]:
+    outputs = []
+    while engine.has_unfinished_requests():
+        outputs += engine.step()
+    return outputs
+
+
+def test_a_step_with_nothing_to_do_returns_nothing(engine: LLMEngine) -> None:
+    assert engine.step() == []
+
+
+def test_each_output_kind_tells_the_same_answer(engine: LLMEngine) -> None:
+    texts: dict[RequestOutputKind, str] = {}
+    token_ids: dict[RequestOutputKind, list[int]] = {}
+    for kind in RequestOutputKind:
+        params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, output_kind=kind)
+        engine.add_request(kind.value, "hello", params)
+        outputs = [output.outputs[0] for output in run(engine)]
+        if kind is RequestOutputKind.DELTA:
+            texts[kind] = "".join(output.text for output in outputs)
+            token_ids[kind] = [token for output in outputs for token in output.token_ids]
+        else:
+            texts[kind], token_ids[kind] = outputs[-1].text, outputs[-1].token_ids
+        assert len(outputs) == (1 if kind is RequestOutputKind.FINAL else 12)
+
+    assert len(set(texts.values())) == 1
+    assert token_ids[RequestOutputKind.DELTA] == token_ids[RequestOutputKind.FINAL]
+    assert len(token_ids[RequestOutputKind.FINAL]) == 12
+
+
+@pytest.mark.parametrize("kind", list(RequestOutputKind))
+def test_an_answer_ends_before_its_stop_string(engine: LLMEngine, kind: RequestOutputKind) -> None:
+    whole = answer_all(engine, ["hello"], GREEDY)[0].outputs[0].text
+    stop = whole[4:7]
+    params = SamplingParams(temperature=0, max_tokens=12, stop=(stop,), output_kind=kind)
+
+    engine.add_request("0", "hello", params)
+    outputs = run(engine)
+
+    last = outputs[-1].outputs[0]
+    text = last.text
+    if kind is RequestOutputKind.DELTA:
+        text = "".join(output.outputs[0].text for output in outputs)
+        assert whole.startswith(text[: whole.index(stop)])
+    else:
+        assert text == whole[: whole.index(stop)]
+    assert (last.finish_reason, last.stop_reason) == ("stop", stop)
+
+
+def test_a_stop_string_can_be_kept(engine: LLMEngine) -> None:
+    whole = answer_all(engine, ["hello"], GREEDY)[0].outputs[0].text
+    stop = whole[4:7]
+    params = SamplingParams(
+        temperature=0, max_tokens=12, stop=(stop,), include_stop_str_in_output=True
+    )
+
+    text = answer_all(engine, ["hello"], params)[0].outputs[0].text
+
+    assert text == whole[: whole.index(stop) + len(stop)]
+
+
+def test_a_stop_token_ends_an_answer_and_is_not_in_its_text(engine: LLMEngine) -> None:
+    whole = answer_all(engine, ["hello"], GREEDY)[0].outputs[0]
+    stop = whole.token_ids[5]
+    params = SamplingParams(temperature=0, max_tokens=12, stop_token_ids=(stop,), ignore_eos=True)
+
+    answer = answer_all(engine, ["hello"], params)[0].outputs[0]
+
+    assert (answer.finish_reason, answer.stop_reason) == ("stop", stop)
+    cut = whole.token_ids.index(stop)
+    assert answer.token_ids == whole.token_ids[: cut + 1]
+    assert answer.text == engine.tokenizer.decode(whole.token_ids[:cut], skip_special_tokens=True)
+
+
+def test_n_answers_come_in_one_output(engine: LLMEngine) -> None:
+    params = SamplingParams(temperature=1.0, n=3, max_tokens=8, ignore_eos=True)
+
+    output = answer_all(engine, ["hello"], params)[0]
+
+    assert [answer.index for answer in output.outputs] == [0, 1, 2]
+    assert len({tuple(answer.token_ids) for answer in output.outputs}) == 3
+    assert output.num_output_tokens == 24
+
+
+def test_no_output_comes_for_an_aborted_request(engine: LLMEngine) -> None:
+    for name in ("kept", "running", "waiting"):
+        engine.add_request(name, "hello", GREEDY)
+    engine.step()
+
+    engine.abort_request(["running", "waiting", "unknown"])
+    outputs = run(engine)
+
+    assert {output.request_id for output in outputs} == {"kept"}
+    assert engine.kv_cache_usage == 0
+
+
+def test_metrics_are_in_order_and_count_what_was_held(engine: LLMEngine) -> None:
+    output = answer_all(engine, ["hello world " * 8], GREEDY)[0]
+
+    metrics = output.metrics
+    assert metrics.queue_s is not None
+    assert metrics.ttft_s is not None
+    assert metrics.tpot_s is not None
+    assert metrics.e2e_s is not None
+    assert 0 <= metrics.queue_s <= metrics.ttft_s <= metrics.e2e_s
+    assert metrics.peak_blocks == -(-(output.num_prompt_tokens + 12 - 1) // 32)
+    assert 0 < metrics.block_seconds <= metrics.peak_blocks * metrics.e2e_s
+
+
+def test_without_max_tokens_an_answer_may_fill_the_context(engine: LLMEngine) -> None:
+    params = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
+
+    output = answer_all(engine, ["hello"], params)[0]
+
+    assert output.num_prompt_tokens + output.num_output_tokens == 512
+
+
+@pytest.mark.parametrize(
+    ("request_id", "prompt", "message"),
+    [
+        (7, "hello", "request_id must be a string"),
+        ("0", "", "the prompt is empty"),
+        ("0", {"prompt_token_ids": []}, "the prompt is empty"),
+        ("0", {"prompt_token_ids": [5, 300]}, "token id 300 is not in the vocabulary of 300"),
+        ("0", {"prompt_token_ids": [-1]}, "token id -1 is not in the vocabulary"),
+        ("0", {"prompt_token_ids": ["a"]}, "must be whole numbers"),
+        ("0", {"prompt_token_ids": "abc"}, "must be a list"),
+        ("0", {"text": "hello"}, "a prompt must be a text"),
+        ("0", {"prompt_token_ids": [5] * 501}, "maximum context length is 512 tokens"),
+    ],
+)
+def test_a_prompt_that_cannot_be_served_is_refused_with_a_reason(
+    engine: LLMEngine, request_id: str, prompt: str | dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        engine.add_request(request_id, prompt, GREEDY)
+
+    assert not engine.has_unfinished_requests()
+
+
+def test_a_duplicate_id_is_refused_while_the_first_is_unfinished(engine: LLMEngine) -> None:
+    engine.add_request("twice", "hello", GREEDY)
+
+    with pytest.raises(ValueError, match="'twice' belongs to an unfinished request"):
+        engine.add_request("twice", "hello", GREEDY)
+
+    run(engine)
+    engine.add_request("twice", "hello", GREEDY)
+    assert run(engine)[-1].finished
+
+
+def test_a_request_that_never_fits_the_cache_is_refused(path: Path) -> None:
+    small = LLMEngine.from_engine_args(
+        EngineArgs(model=str(path), paged_attention_num_blocks=2, paged_attention_block_size=16)
+    )
+
+    with pytest.raises(RequestError, match="need 3 KV-cache blocks, but the cache has 2") as error:
+        small.add_request("0", {"prompt_token_ids": [5] * 30}, GREEDY)
+
+    assert error.value.code == "never_fits"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_model_len": 1024}, "max_model_len .1024. exceeds the model's own limit of 512"),
+        ({"paged_attention_num_blocks": 10**9}, "at most .* blocks fit"),
+    ],
+)
+def test_an_option_that_does_not_go_with_the_model_is_refused(
+    path: Path, changes: dict[str, Any], message: str
+) -> None:
+    args = dataclasses.replace(EngineArgs(model=str(path)), **changes)
+
+    with pytest.raises(ConfigError, match=message):
+        LLMEngine.from_engine_args(args)
+
+
+def test_a_missing_model_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError) as error:
+        LLMEngine.from_engine_args(EngineArgs(model=str(tmp_path / "nothing")))
+
+    assert "no such model" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_weights_are_one_clear_line(path: Path, tmp_path: Path) -> None:
+    for file in path.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+
+    with pytest.raises(ModelLoadError, match="cannot load the weights") as error:
+        LLMEngine.from_engine_args(EngineArgs(model=str(tmp_path)))
+
+    assert "\n" not in str(error.value)

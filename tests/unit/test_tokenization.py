@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from furiosa_llm.errors import InvalidRowError, ModelLoadError
+from furiosa_llm.tokenization import Detokenizer, StopStringFinder, Tokenizer
+from tests.checkpoints import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer().save_pretrained(path)
+    return Tokenizer(str(path))
+
+
+@given(text=st.text(max_size=40))
+def test_text_put_together_token_by_token_is_the_whole_text(
+    tokenizer: Tokenizer, text: str
+) -> None:
+    token_ids = tokenizer.encode(text)
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=True)
+
+    pieces = [detokenizer.push(token_id) for token_id in token_ids]
+
+    assert "".join(pieces) + detokenizer.flush() == text
+
+
+@given(token_ids=st.lists(st.integers(3, 258), max_size=30))
+def test_any_bytes_put_together_token_by_token_are_what_they_decode_to_at_once(
+    tokenizer: Tokenizer, token_ids: list[int]
+) -> None:
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=True)
+
+    text = "".join(map(detokenizer.push, token_ids)) + detokenizer.flush()
+
+    assert text == tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+def test_half_a_character_is_held_back(tokenizer: Tokenizer) -> None:
+    first, *rest = tokenizer.encode("é")
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=True)
+
+    assert detokenizer.push(first) == ""
+    assert "".join(map(detokenizer.push, rest)) == "é"
+
+
+@given(
+    text=st.text(alphabet="ab", max_size=12),
+    stop_strings=st.lists(st.text(alphabet="ab", min_size=1, max_size=3), min_size=1, max_size=3),
+    sizes=st.lists(st.integers(1, 4), min_size=12, max_size=12),
+)
+def test_a_stop_string_is_found_as_soon_as_it_is_complete(
+    text: str, stop_strings: list[str], sizes: list[int]
+) -> None:
+    finder = StopStringFinder(stop_strings)
+    end = 0
+    for size in sizes:
+        new = text[end : end + size]
+        end += len(new)
+        found = finder.find(text[:end], len(new))
+        hits = [(text[:end].find(stop), stop) for stop in stop_strings if stop in text[:end]]
+        assert found == ((min(hits)[1], min(hits)[0]) if hits else None)
+        if found:
+            return
+
+
+def test_messages_are_rendered_by_the_chat_template(tokenizer: Tokenizer) -> None:
+    token_ids = tokenizer.encode_chat([{"role": "user", "content": "hi"}])
+
+    text = tokenizer.decode(token_ids, skip_special_tokens=False)
+
+    assert text == "<s>user: hi\nassistant: "
+
+
+def test_messages_without_a_chat_template_are_refused(tmp_path: Path) -> None:
+    plain = make_tokenizer()
+    plain.chat_template = None
+    plain.save_pretrained(tmp_path)
+
+    with pytest.raises(InvalidRowError, match="no chat template"):
+        Tokenizer(str(tmp_path)).encode_chat([{"role": "user", "content": "hi"}])
+
+
+def test_a_missing_tokenizer_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="cannot load a tokenizer: no such folder"):
+        Tokenizer(str(tmp_path / "nothing"))
