@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from furiosa_llm.batch_summary import BatchSummary, Progress, Tally
 from furiosa_llm.config import EngineArgs
+from furiosa_llm.dataset.answer import AnswerRow, answer_of, error_answer
 from furiosa_llm.dataset.columns import ColumnMapping
-from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm.dataset.hashing import hash_model, hash_text, hash_tokenizer
+from furiosa_llm.dataset.manifest import Manifest, describe_inputs
+from furiosa_llm.dataset.reader import RowSource, open_input
+from furiosa_llm.dataset.step_stats import StepStatsWriter
+from furiosa_llm.dataset.target import check_output
+from furiosa_llm.dataset.writer import AnswerWriter
+from furiosa_llm.errors import DatasetError, RequestError
+from furiosa_llm.llm_engine import LLMEngine
+from furiosa_llm.prompt_feed import FailedRow, PromptFeed, ReadyRow
+from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +35,7 @@ class BatchJob:
         engine_args: How to load and run the model.
         sampling_params: For every row, as far as it does not bring its own.
         input: A file, a folder, a glob, `-`, or `datasets:NAME`; see `open_input`.
-        output: The Parquet file to write, or a folder.
+        output: The Parquet file to write, or a folder (with a slash at its end).
         overwrite: Replace an output that exists already.
         columns: Which columns hold the prompt and the parameters.
         step_stats: Parquet file for the account of each engine step.
@@ -30,7 +46,7 @@ class BatchJob:
     engine_args: EngineArgs
     sampling_params: SamplingParams
     input: str
-    output: Path
+    output: str | Path
     overwrite: bool = False
     columns: ColumnMapping = field(default_factory=ColumnMapping)
     step_stats: Path | None = None
@@ -38,106 +54,192 @@ class BatchJob:
     num_examples: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a batch has come.
-
-    Attributes:
-        phase: `loading`, `answering`, `writing` or `done`.
-        num_rows: Rows of the input; None while that is not known.
-        num_done: Rows that are answered or failed.
-        num_failed: The failed ones among them.
-        num_prompt_tokens: Prompt tokens of the rows done and running so far.
-        num_output_tokens: Tokens generated so far.
-        num_running: Requests that hold KV-cache blocks.
-        num_waiting: Rows in the engine that wait for blocks.
-        kv_cache_usage: Share of the blocks that are held, from 0 to 1.
-        elapsed_seconds: Since the phase `answering` began.
-    """
-
-    phase: str
-    num_rows: int | None = None
-    num_done: int = 0
-    num_failed: int = 0
-    num_prompt_tokens: int = 0
-    num_output_tokens: int = 0
-    num_running: int = 0
-    num_waiting: int = 0
-    kv_cache_usage: float = 0.0
-    elapsed_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One answer, for a preview.
-
-    Attributes:
-        request_id: The row's id.
-        prompt: Its text, or the last message of its chat.
-        answer: The answer, or the error.
-        expected: The right answer, if the input has it.
-        is_right: Whether they agree; None without an expected answer.
-    """
-
-    request_id: str
-    prompt: str
-    answer: str
-    expected: str | None = None
-    is_right: bool | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchSummary:
-    """How a batch went.
-
-    Attributes:
-        output: Where the answers are.
-        num_rows: Rows read, and written.
-        num_failed: Rows that have an error in place of an answer.
-        error_counts: Failed rows by `error_code`.
-        num_prompt_tokens: Tokens of all prompts.
-        num_cached_tokens: Those of them that the prefix cache spared.
-        num_output_tokens: Tokens of all answers.
-        num_preemptions: Times that a request gave its blocks back.
-        peak_kv_cache_usage: Largest share of blocks held, from 0 to 1.
-        num_blocks: Blocks of the KV cache.
-        block_size: Tokens in one of them.
-        startup_seconds: Until the model was ready.
-        answer_seconds: From then until the last row was answered.
-        write_seconds: From then until the output was complete.
-        num_expected: Rows that have an expected answer.
-        num_right: Those whose answer equals it.
-        examples: The first answers, in input order.
-        notes: What the user should know, such as renamed columns.
-    """
-
-    output: Path
-    num_rows: int
-    num_failed: int
-    error_counts: Mapping[str, int]
-    num_prompt_tokens: int
-    num_cached_tokens: int
-    num_output_tokens: int
-    num_preemptions: int
-    peak_kv_cache_usage: float
-    num_blocks: int
-    block_size: int
-    startup_seconds: float
-    answer_seconds: float
-    write_seconds: float
-    num_expected: int = 0
-    num_right: int = 0
-    examples: tuple[Example, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def num_answered(self) -> int:
-        """Rows that have an answer."""
-        return self.num_rows - self.num_failed
-
-
 def run_batch_job(
     job: BatchJob, *, on_progress: Callable[[Progress], None] | None = None
 ) -> BatchSummary:
-    """Answers every row of the input and writes one output row for each."""
-    raise AssertionError("under construction")
+    """Answers every row of the input and writes one output row for each.
+
+    Rows are read and tokenized in a thread of their own while the engine runs; answers go to disk
+    while the batch goes on, so that memory does not grow with the number of rows.
+
+    Args:
+        job: What to do.
+        on_progress: Called at the start of each phase and after every engine step.
+
+    Raises:
+        ConfigError: Options do not go together, or with the model or this machine.
+        DatasetError: The input cannot be read or the output cannot be written.
+        ModelLoadError: The model cannot be loaded.
+    """
+    return _Batch(job, on_progress or _ignore).run()
+
+
+class _Batch:
+    """One run of a job."""
+
+    def __init__(self, job: BatchJob, on_progress: Callable[[Progress], None]) -> None:
+        self._job = job
+        self._on_progress = on_progress
+        self._tally = Tally(expected_column=job.expected_column, num_examples=job.num_examples)
+        self._pending: dict[str, ReadyRow] = {}  # by the engine's request id, the row index
+        self._num_rows: int | None = None
+
+    def run(self) -> BatchSummary:
+        job = self._job
+        started = time.monotonic()
+        source = open_input(job.input)
+        check_output(job.output, source.paths, overwrite=job.overwrite)
+        self._on_progress(Progress(phase="loading"))
+        engine = LLMEngine.from_engine_args(job.engine_args)
+        loaded = time.monotonic()
+        self._count_rows(source)
+        manifest = _manifest(job, source, engine)
+        with AnswerWriter(
+            job.output,
+            manifest=manifest,
+            overwrite=job.overwrite,
+            carried_schema=source.schema,
+        ) as writer:
+            self._answer(engine, source, writer)
+            answered = time.monotonic()
+            self._report("writing", engine, answered - loaded)
+            writer.finish(manifest.ended(self._tally.counts()).metadata())
+        self._report("done", engine, answered - loaded)
+        notes = _notes(job, self._tally, writer.renamed)
+        return self._tally.summary(
+            output=Path(job.output),
+            cache_config=engine.cache_config,
+            startup_seconds=loaded - started,
+            answer_seconds=answered - loaded,
+            write_seconds=time.monotonic() - answered,
+            notes=notes,
+        )
+
+    def _count_rows(self, source: RowSource) -> None:
+        """Finds out how many rows there are, beside the work where that takes reading them."""
+        self._num_rows = source.num_rows
+        if self._num_rows is None:
+
+            def count() -> None:
+                with contextlib.suppress(DatasetError):  # the reader meets the same error
+                    self._num_rows = source.count_rows()
+
+            threading.Thread(target=count, name="row-count", daemon=True).start()
+
+    def _answer(self, engine: LLMEngine, source: RowSource, writer: AnswerWriter) -> None:
+        """Answers every row, in whatever order the engine finishes them."""
+        job = self._job
+        params = dataclasses.replace(job.sampling_params, output_kind=RequestOutputKind.FINAL)
+        started = time.monotonic()
+        with ExitStack() as stack:
+            feed = stack.enter_context(
+                PromptFeed(
+                    source.rows(),
+                    tokenizer=engine.tokenizer,
+                    columns=job.columns,
+                    defaults=params,
+                    num_previews=job.num_examples,
+                )
+            )
+            step_stats = None
+            if job.step_stats is not None:
+                step_stats = stack.enter_context(StepStatsWriter(job.step_stats))
+            while engine.has_unfinished_requests() or not feed.is_exhausted:
+                for answer, preview in self._fill(engine, feed):
+                    self._tally.add_row(answer, preview)
+                    writer.write(answer)
+                if not engine.has_unfinished_requests():
+                    continue
+                for output in engine.step():
+                    row = self._pending.pop(output.request_id)
+                    answer = answer_of(row.record, output)
+                    self._tally.add_row(answer, row.preview)
+                    writer.write(answer)
+                assert engine.last_step is not None
+                self._tally.add_step(engine.last_step)
+                if step_stats is not None:
+                    step_stats.write(engine.last_step)
+                self._report("answering", engine, time.monotonic() - started)
+
+    def _fill(self, engine: LLMEngine, feed: PromptFeed) -> Iterator[tuple[AnswerRow, str]]:
+        """Hands rows to the engine while it has room. Yields those that cannot be answered."""
+        limit = self._job.engine_args.max_processing_samples
+        while engine.num_unfinished_requests < limit:
+            rows = feed.take(wait=not engine.has_unfinished_requests())
+            if not rows:
+                return
+            for row in rows:
+                error = row.error if isinstance(row, FailedRow) else self._try_add(engine, row)
+                if error is not None:
+                    where = row if isinstance(row, FailedRow) else row.record
+                    yield (
+                        error_answer(where.row_index, where.request_id, where.carried, error),
+                        row.preview,
+                    )
+
+    def _report(self, phase: str, engine: LLMEngine, elapsed_seconds: float) -> None:
+        self._on_progress(
+            Progress(
+                phase=phase,
+                num_rows=self._num_rows if phase != "done" else self._tally.num_rows,
+                num_done=self._tally.num_rows,
+                num_failed=self._tally.num_failed,
+                num_prompt_tokens=self._tally.num_computed_prompt_tokens,
+                num_output_tokens=self._tally.num_sampled_tokens,
+                num_running=engine.num_running_requests,
+                num_waiting=engine.num_waiting_requests,
+                kv_cache_usage=engine.kv_cache_usage,
+                elapsed_seconds=elapsed_seconds,
+            )
+        )
+
+    def _try_add(self, engine: LLMEngine, row: ReadyRow) -> RequestError | None:
+        request_id = str(row.record.row_index)
+        prompt = {"prompt_token_ids": row.token_ids}
+        try:
+            engine.add_request(request_id, prompt, row.record.sampling_params)
+        except RequestError as error:
+            return error
+        self._pending[request_id] = row
+        return None
+
+
+def _manifest(job: BatchJob, source: RowSource, engine: LLMEngine) -> Manifest:
+    args = job.engine_args
+    options = {
+        field.name: getattr(job, field.name)
+        for field in dataclasses.fields(job)
+        if field.name not in ("engine_args", "sampling_params")
+    }
+    template = engine.tokenizer.chat_template
+    return Manifest(
+        model=args.model,
+        model_hash=hash_model(Path(args.model)),
+        tokenizer_hash=hash_tokenizer(Path(args.tokenizer or args.model)),
+        chat_template_hash=None if template is None else hash_text(template),
+        options={
+            **dataclasses.asdict(args),
+            **options,
+            "num_blocks": engine.cache_config.num_blocks,
+            "max_model_len": engine.scheduler_config.max_model_len,
+            "spare_blocks_ratio": engine.scheduler_config.spare_blocks_ratio,
+        },
+        sampling_params=job.sampling_params,
+        seed=args.seed,
+        inputs=describe_inputs(source),
+    )
+
+
+def _notes(job: BatchJob, tally: Tally, renamed: Mapping[str, str]) -> tuple[str, ...]:
+    """What a user should know beside the figures."""
+    notes = [
+        f"the input's column {name!r} is in the output as {output_name!r}"
+        for name, output_name in renamed.items()
+    ]
+    if job.expected_column is not None and tally.num_rows and not tally.num_expected:
+        notes.append(f"no row has the expected column {job.expected_column!r}")
+    return tuple(notes)
+
+
+def _ignore(_: Progress) -> None:
+    """Reports progress to no one."""

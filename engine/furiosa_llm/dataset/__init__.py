@@ -1,0 +1,1 @@
+"""Prompts from files, and answers to Parquet."""

@@ -1,0 +1,84 @@
+"""Lines in the format of OpenAI's batch files: `custom_id`, `method`, `url`, `body`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from furiosa_llm.dataset.prompts import Prompt, chat_messages, shortened, text_prompt, token_ids
+from furiosa_llm.errors import InvalidParamsError, InvalidRowError
+from furiosa_llm.sampling_params import PARAMETER_NAMES
+
+ENVELOPE_COLUMNS = frozenset({"method", "url", "body"})
+
+_PROMPT_KEYS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
+# They do not change the answer.
+_IGNORED = frozenset({"model", "user", "metadata"})
+_LENGTH_KEYS = ("max_tokens", "max_completion_tokens")
+
+
+def is_batch_line(data: Mapping[str, object]) -> bool:
+    """Whether a row is a line of a batch file."""
+    return isinstance(data.get("body"), dict) and any(
+        data.get(name) is not None for name in ("url", "method", "custom_id")
+    )
+
+
+def batch_prompt(data: Mapping[str, object]) -> Prompt:
+    """Returns the prompt of a batch line.
+
+    Raises:
+        InvalidRowError: It is for another kind of request, or its prompt is missing or wrong.
+    """
+    url = data.get("url")
+    key = _PROMPT_KEYS.get(url) if isinstance(url, str) else None
+    if key is None:
+        known = " and ".join(_PROMPT_KEYS)
+        raise InvalidRowError(f"url must be {known}, got {shortened(url)}")
+    value = cast("dict[str, object]", data["body"]).get(key)
+    if value is None:
+        raise InvalidRowError(f"body has no {key!r}, which {url} needs")
+    if key == "messages":
+        return chat_messages(value, "body.messages")
+    if isinstance(value, list):
+        return token_ids(value, "body.prompt")
+    return text_prompt(value, "body.prompt")
+
+
+def batch_params(data: Mapping[str, object]) -> dict[str, object]:
+    """Returns the sampling parameters in the body of a batch line.
+
+    Raises:
+        InvalidParamsError: The body asks for something that is not supported.
+    """
+    body = cast("dict[str, object]", data["body"])
+    prompt_key = _PROMPT_KEYS.get(str(data.get("url")))
+    params: dict[str, object] = {}
+    for key, value in body.items():
+        if value is None or key in _IGNORED or key == prompt_key or _asks_nothing(key, value):
+            continue
+        if key not in PARAMETER_NAMES and key not in _LENGTH_KEYS:
+            raise InvalidParamsError(
+                f"body.{key} is not supported, got {shortened(value)}; remove it"
+            )
+        params[key] = value
+    return _with_one_length(params)
+
+
+def _asks_nothing(key: str, value: object) -> bool:
+    """Whether the value is that of a request that does not use the feature."""
+    if key in ("stream", "logprobs"):
+        return value is False
+    return key == "response_format" and value == {"type": "text"}
+
+
+def _with_one_length(params: dict[str, object]) -> dict[str, object]:
+    length = params.pop("max_completion_tokens", None)
+    if length is None:
+        return params
+    if params.setdefault("max_tokens", length) != length:
+        raise InvalidParamsError(
+            f"body.max_tokens ({params['max_tokens']}) and body.max_completion_tokens ({length}) "
+            "differ; give one of them"
+        )
+    return params

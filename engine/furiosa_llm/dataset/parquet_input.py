@@ -1,0 +1,107 @@
+"""Parquet rows as Python values, a few at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from furiosa_llm.dataset.record import RawRow
+from furiosa_llm.errors import DatasetError
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
+_ROWS_AT_ONCE = 256
+# Pages are read through a buffer of this size, where pyarrow would load whole column chunks.
+_BUFFER_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParquetInput:
+    """A Parquet file whose footer was read."""
+
+    path: Path
+    num_rows: int
+    schema: pa.Schema
+
+    @classmethod
+    def open(cls, path: Path) -> ParquetInput:
+        """Reads the footer.
+
+        Raises:
+            DatasetError: It is no Parquet file, or cannot be read.
+        """
+        with _reading(path), pq.ParquetFile(path) as file:
+            return cls(path=path, num_rows=file.metadata.num_rows, schema=file.schema_arrow)
+
+    def count_rows(self) -> int | None:
+        """Returns the number of rows, which the footer tells."""
+        return self.num_rows
+
+    def rows(self, first_row_index: int) -> Iterator[RawRow]:
+        """Yields the rows.
+
+        Raises:
+            DatasetError: The file is damaged.
+        """
+        row_index = first_row_index
+        with _reading(self.path), _opened(self.path) as file:
+            names = file.schema_arrow.names
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
+                columns = [_values(column) for column in batch.columns]
+                for values in zip(*columns, strict=True) if columns else [()] * batch.num_rows:
+                    yield self._row(row_index, names, values, first_row_index)
+                    row_index += 1
+
+    def _row(
+        self, row_index: int, names: list[str], values: tuple[object, ...], first_row_index: int
+    ) -> RawRow:
+        if _NotText in map(type, values):
+            name = next(
+                name for name, value in zip(names, values, strict=True) if type(value) is _NotText
+            )
+            place = f"{self.path}: row {row_index - first_row_index}"
+            return RawRow(row_index, None, f"{place}: column {name!r} is not valid UTF-8")
+        return RawRow(row_index, dict(zip(names, values, strict=True)))
+
+
+class _NotText:
+    """Stands for a value that the file calls text but that is not UTF-8."""
+
+
+def _values(column: pa.Array) -> list[object]:
+    try:
+        values: list[object] = column.to_pylist()
+    except UnicodeDecodeError:
+        return [_text_or_mark(scalar) for scalar in column]
+    except (ValueError, OverflowError):
+        # Nanoseconds or years that Python's own types lack: Arrow's value is carried through.
+        return [scalar if scalar.is_valid else None for scalar in column]
+    return values
+
+
+def _text_or_mark(scalar: pa.Scalar) -> object:
+    try:
+        value: object = scalar.as_py()
+    except UnicodeDecodeError:
+        return _NotText()
+    return value
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DatasetError(f"{path}: cannot be read as Parquet: {reason}") from error

@@ -1,0 +1,45 @@
+"""Keeps secrets out of what is written down about a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+
+HIDDEN = "***"
+
+# `max_tokens` and `stop_token_ids` are no secrets: the word has to stand at the end.
+_SECRET_NAME = re.compile(
+    r"(token|password|passwd|passphrase|secret|credentials?|authorization"
+    r"|(api|access|private|secret)[_-]?key)$",
+    re.IGNORECASE,
+)
+_URL = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/\s@]*@)?([^\s?#]*)(?:\?[^\s#]*)?", re.IGNORECASE)
+
+
+def redacted(value: object) -> object:
+    """Returns the value as JSON can hold it, without passwords and the queries of URLs."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return redacted({field.name: getattr(value, field.name) for field in fields})
+    if isinstance(value, Mapping):
+        return {str(name): _redacted_item(str(name), item) for name, item in value.items()}
+    if isinstance(value, enum.Enum):
+        return redacted(value.value)
+    if isinstance(value, str | PurePath):
+        return _URL.sub(r"\1\2", str(value))
+    if isinstance(value, set | frozenset):
+        return sorted((redacted(item) for item in value), key=str)
+    if isinstance(value, list | tuple):
+        return [redacted(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return redacted(str(value))
+
+
+def _redacted_item(name: str, value: object) -> object:
+    if value is not None and _SECRET_NAME.search(name):
+        return HIDDEN
+    return redacted(value)

@@ -1,0 +1,90 @@
+"""Writes the account of every engine step to Parquet while the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from furiosa_llm.dataset.durable import durable_file, writing
+from furiosa_llm.errors import DatasetError
+from furiosa_llm.outputs import StepStats
+
+_ROWS_PER_GROUP = 8192
+
+_TYPES = {"replica": pa.int16(), "step": pa.int64()}
+
+_logger = logging.getLogger(__name__)
+
+
+def _type_of(name: str) -> pa.DataType:
+    is_count = name.startswith("num_")
+    return _TYPES.get(name, pa.int32() if is_count else pa.float64())
+
+
+STEP_STATS_SCHEMA = pa.schema(
+    [
+        pa.field(field.name, _type_of(field.name), nullable=False)
+        for field in dataclasses.fields(StepStats)
+    ]
+)
+
+
+class StepStatsWriter:
+    """Writes steps; the file appears under its name when the block ends, however it ends."""
+
+    def __init__(self, path: Path, *, rows_per_group: int = _ROWS_PER_GROUP) -> None:
+        self._path = path
+        self._rows_per_group = rows_per_group
+        self._waiting: list[StepStats] = []
+        self._resources = contextlib.ExitStack()
+
+    def __enter__(self) -> StepStatsWriter:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(durable_file(self._path))
+            self._writer = stack.enter_context(
+                pq.ParquetWriter(file, STEP_STATS_SCHEMA, compression="zstd")
+            )
+            self._resources = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            with self._resources:
+                self._flush()
+        except DatasetError as error:
+            if exc is None:
+                raise
+            # What ended the run matters more than its statistics.
+            _logger.warning("%s", error)
+
+    def write(self, stats: StepStats) -> None:
+        """Adds one step.
+
+        Raises:
+            DatasetError: It cannot be written.
+        """
+        self._waiting.append(stats)
+        if len(self._waiting) >= self._rows_per_group:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        columns = [
+            pa.array([getattr(stats, field.name) for stats in self._waiting], type=field.type)
+            for field in STEP_STATS_SCHEMA
+        ]
+        with writing(self._path):
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=STEP_STATS_SCHEMA))
+        self._waiting = []

@@ -1,0 +1,116 @@
+"""Where the output goes, and whether it may go there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from furiosa_llm.dataset.durable import writing
+from furiosa_llm.errors import ConfigError, DatasetError
+
+FOLDER_MANIFEST = "_manifest.json"
+
+_OWN_FILE = re.compile(r"part-\d+\.parquet|_manifest\.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputTarget:
+    """Where the output goes.
+
+    Attributes:
+        path: The file, or the folder.
+        is_folder: Whether it is a folder of several files.
+    """
+
+    path: Path
+    is_folder: bool
+
+    @classmethod
+    def of(cls, output: str | Path) -> OutputTarget:
+        """Reads the user's words: a trailing slash or an existing folder asks for a folder."""
+        path = Path(output)
+        if path.is_symlink():
+            path = path.resolve()  # the link stays; what it leads to is replaced
+        return cls(path=path, is_folder=str(output).endswith(("/", os.sep)) or path.is_dir())
+
+    @property
+    def parts_folder(self) -> Path:
+        """Where finished rows wait for the end of the run."""
+        return self.path.with_name(self.path.name + ".parts")
+
+
+def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool) -> OutputTarget:
+    """Checks before a run that its output may and can be written.
+
+    Raises:
+        ConfigError: The output is one of the inputs, or the folder of one.
+        DatasetError: Something is there already, or the folder is missing or not writable.
+    """
+    target = OutputTarget.of(output)
+    if not target.path.name:
+        raise ConfigError(f"--output {output} has no name of its own; name a file or a new folder")
+    for path in inputs:
+        _check_input(path, target)
+    check_replaceable(target, overwrite=overwrite)
+    if target.parts_folder.exists() and not overwrite:
+        raise unfinished_run(target)
+    _check_parent(target)
+    return target
+
+
+def _check_input(path: Path, target: OutputTarget) -> None:
+    resolved = target.path.resolve()
+    if path.resolve() == resolved or _is_same_file(path, target.path):
+        raise ConfigError(f"--output {target.path} is an input, too; choose another output")
+    if target.is_folder and resolved in path.resolve().parents:
+        raise ConfigError(f"--output {target.path} holds the input {path}; choose another folder")
+
+
+def _is_same_file(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False
+
+
+def check_replaceable(target: OutputTarget, *, overwrite: bool) -> None:
+    """Checks that nothing but an earlier output of this program would be replaced.
+
+    Raises:
+        DatasetError: Something else is there, or anything at all without `overwrite`.
+    """
+    path = target.path
+    if not path.exists():
+        return
+    if not path.is_file() and not path.is_dir():
+        raise DatasetError(f"{path} is neither a file nor a folder; choose another output")
+    if path.is_file() and target.is_folder:
+        raise DatasetError(f"{path} is a file, not a folder; choose another output")
+    with writing(path):
+        names = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    strangers = [name for name in names if not _OWN_FILE.fullmatch(name)]
+    if strangers:
+        raise DatasetError(
+            f"{path} holds files that are no output of this program ({strangers[0]!r}); "
+            "choose an empty or a new folder"
+        )
+    if not overwrite and (names or path.is_file()):
+        raise DatasetError(f"{path} exists already; choose another output or use --overwrite")
+
+
+def unfinished_run(target: OutputTarget) -> DatasetError:
+    """Says that an earlier run to the same output did not finish."""
+    return DatasetError(
+        f"{target.parts_folder} holds the rows of an unfinished run; start again with --overwrite"
+    )
+
+
+def _check_parent(target: OutputTarget) -> None:
+    parent = target.path.parent
+    if not parent.is_dir():
+        raise DatasetError(f"{parent} is not an existing folder; create it or choose another")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise DatasetError(f"{parent}: cannot be written: Permission denied")

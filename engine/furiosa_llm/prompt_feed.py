@@ -1,0 +1,167 @@
+"""Reads and tokenizes rows ahead of the engine, in a thread of its own."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.dataset.record import PromptRecord, RawRow, identify, parse_row
+from furiosa_llm.errors import RequestError
+from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm.tokenization import Tokenizer
+
+_ROWS_PER_BATCH = 64
+_BATCHES_AHEAD = 16
+_POLL_SECONDS = 0.1
+_PREVIEW_CHARACTERS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyRow:
+    """A row that the engine can take: its record, without the prompt, and the prompt's tokens."""
+
+    record: PromptRecord
+    token_ids: Sequence[int]
+    preview: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A row that cannot be answered, and why."""
+
+    row_index: int
+    request_id: str
+    carried: Mapping[str, object]
+    error: RequestError
+    preview: str
+
+
+FeedRow = ReadyRow | FailedRow
+
+
+class PromptFeed:
+    """The rows of an input, parsed and tokenized, in input order.
+
+    Use it as a context manager: leaving it ends the thread. Errors that end the input are raised
+    where the rows are taken.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[RawRow],
+        *,
+        tokenizer: Tokenizer,
+        columns: ColumnMapping,
+        defaults: SamplingParams,
+        num_previews: int = 0,
+    ) -> None:
+        """Prepares to read `rows`; the first `num_previews` keep the start of their prompt."""
+        self._rows = iter(rows)
+        self._tokenizer = tokenizer
+        self._columns = columns
+        self._defaults = defaults
+        self._num_previews = num_previews
+        self._queue: queue.Queue[list[FeedRow] | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prompt-feed", daemon=True)
+        self.is_exhausted = False
+
+    def __enter__(self) -> PromptFeed:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(timeout=1.0)  # it may hang in a read of standard input
+
+    def take(self, *, wait: bool) -> list[FeedRow]:
+        """Returns the next rows; an empty list when there are none, or none yet.
+
+        Args:
+            wait: Wait for rows, or for the end of the input.
+
+        Raises:
+            DatasetError: The input cannot be read on.
+        """
+        if self.is_exhausted:
+            return []
+        try:
+            batch = self._queue.get(block=wait)
+        except queue.Empty:
+            return []
+        if isinstance(batch, BaseException):
+            raise batch
+        if batch is None:
+            self.is_exhausted = True
+            return []
+        return batch
+
+    def _run(self) -> None:
+        try:
+            while rows := list(itertools.islice(self._rows, _ROWS_PER_BATCH)):
+                if not self._put(list(self._prepare(rows))):
+                    return
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where the rows are taken
+            self._put(error)
+
+    def _put(self, batch: list[FeedRow] | BaseException | None) -> bool:
+        while not self._stopping.is_set():
+            try:
+                self._queue.put(batch, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def _prepare(self, rows: list[RawRow]) -> Iterator[FeedRow]:
+        parsed = [self._parse(row) for row in rows]
+        texts = [
+            entry.prompt
+            for entry in parsed
+            if isinstance(entry, PromptRecord) and entry.prompt is not None
+        ]
+        encoded = iter(self._tokenizer.encode_batch(texts) if texts else [])
+        for entry in parsed:
+            if isinstance(entry, FailedRow):
+                yield entry
+            elif entry.prompt is not None:
+                yield self._ready(entry, next(encoded))
+            elif entry.messages is not None:
+                yield self._encode_chat(entry, entry.messages)
+            else:
+                assert entry.prompt_token_ids is not None
+                yield self._ready(entry, entry.prompt_token_ids)
+
+    def _parse(self, row: RawRow) -> PromptRecord | FailedRow:
+        try:
+            return parse_row(row, self._columns, self._defaults)
+        except RequestError as error:
+            request_id, carried = identify(row, self._columns)
+            return FailedRow(row.row_index, request_id, carried, error, "")
+
+    def _encode_chat(
+        self, record: PromptRecord, messages: Sequence[Mapping[str, object]]
+    ) -> FeedRow:
+        try:
+            return self._ready(record, self._tokenizer.encode_chat(messages))
+        except RequestError as error:
+            preview = self._preview(record)
+            return FailedRow(record.row_index, record.request_id, record.carried, error, preview)
+
+    def _ready(self, record: PromptRecord, token_ids: Sequence[int]) -> ReadyRow:
+        without_prompt = replace(record, prompt=None, messages=None, prompt_token_ids=None)
+        return ReadyRow(without_prompt, token_ids, self._preview(record))
+
+    def _preview(self, record: PromptRecord) -> str:
+        if record.row_index >= self._num_previews:
+            return ""
+        if record.prompt is not None:
+            return record.prompt[:_PREVIEW_CHARACTERS]
+        if record.messages:
+            return str(record.messages[-1].get("content", ""))[:_PREVIEW_CHARACTERS]
+        return f"{len(record.prompt_token_ids or ())} tokens"
