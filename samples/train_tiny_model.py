@@ -503,7 +503,7 @@ def generate(
 def evaluate(checkpoint: Path, count: int, seed: int = 1) -> Accuracy:
     """Measures the answers of a checkpoint to held-out questions, all different.
 
-    Half of the prompts are plain text, the others are chats.
+    About half of the prompts are plain text, the others are chats.
 
     Args:
         checkpoint: Folder of the checkpoint.
@@ -601,8 +601,8 @@ same command on the same machine gives the same weights.
 ## Accuracy
 
 A stable hash of what is asked, whatever the phrasing, holds out one question in {shares} from
-training. Measured on {total} such questions, all different, half of them as plain text and half as
-chats, with greedy `generate` of transformers in float32. An answer counts only if it is right to
+training. Measured on {total} such questions, all different, about half plain text, the rest
+as chats, with greedy `generate` of transformers in float32. An answer counts only if it is right to
 the letter.
 
 | Task | Prompts | Right | Share |

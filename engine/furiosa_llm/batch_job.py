@@ -18,6 +18,7 @@ from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.dataset.hashing import hash_model, hash_text, hash_tokenizer
 from furiosa_llm.dataset.manifest import Manifest, describe_inputs
 from furiosa_llm.dataset.reader import RowSource, open_input
+from furiosa_llm.dataset.record import PromptRecord
 from furiosa_llm.dataset.step_stats import StepStatsWriter
 from furiosa_llm.dataset.target import check_output
 from furiosa_llm.dataset.writer import AnswerWriter
@@ -81,7 +82,8 @@ class _Batch:
         self._job = job
         self._on_progress = on_progress
         self._tally = Tally(expected_column=job.expected_column, num_examples=job.num_examples)
-        self._pending: dict[str, ReadyRow] = {}  # by the engine's request id, the row index
+        self._pending: dict[str, PromptRecord] = {}  # by row index, the engine's request id
+        self._previews: dict[int, str] = {}
         self._num_rows: int | None = None
 
     def run(self) -> BatchSummary:
@@ -151,9 +153,8 @@ class _Batch:
                 if not engine.has_unfinished_requests():
                     continue
                 for output in engine.step():
-                    row = self._pending.pop(output.request_id)
-                    answer = answer_of(row.record, output)
-                    self._tally.add_row(answer, row.preview)
+                    answer = answer_of(self._pending.pop(output.request_id), output)
+                    self._tally.add_row(answer, self._previews.pop(answer.row_index, ""))
                     writer.write(answer)
                 assert engine.last_step is not None
                 self._tally.add_step(engine.last_step)
@@ -200,7 +201,9 @@ class _Batch:
             engine.add_request(request_id, prompt, row.record.sampling_params)
         except RequestError as error:
             return error
-        self._pending[request_id] = row
+        self._pending[request_id] = row.record
+        if row.preview:
+            self._previews[row.record.row_index] = row.preview
         return None
 
 

@@ -143,13 +143,15 @@ class LLMEngine:
                 prompt_token_ids=token_ids,
                 sampling_params=sampling_params,
                 max_tokens=max_tokens,
+                group_id=request_id,
+                index=index,
                 sampling_seed=self._stream_seed(request_id, sampling_params, index),
                 arrival_time=now,
             )
             self._scheduler.add(request)  # refuses all n or none: they are of one length
             requests.append(request)
         self._num_requests += sampling_params.n
-        self._outputs.add(request_id, text, requests)
+        self._outputs.add(text, requests)
 
     def abort_request(self, request_id: str | Iterable[str]) -> None:
         """Gives requests up. No output comes for them any more; unknown ids are ignored."""
@@ -202,9 +204,8 @@ class LLMEngine:
     def _checked(self, token_ids: object) -> Sequence[int]:
         if not isinstance(token_ids, Iterable) or isinstance(token_ids, str | bytes):
             raise InvalidRowError(f"prompt_token_ids must be a list, got {str(token_ids)[:80]!r}")
-        packed = array("i")
         try:
-            packed.extend(token_ids)
+            packed = array("i", list(token_ids))
         except (TypeError, OverflowError) as error:
             raise InvalidRowError(f"prompt_token_ids must be whole numbers: {error}") from error
         if not packed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from furiosa_llm.outputs import CompletionOutput, RequestMetrics, RequestOutput
 from furiosa_llm.request import FinishReason, Request
-from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
+from furiosa_llm.sampling_params import RequestOutputKind
 from furiosa_llm.tokenization import Detokenizer, StopStringFinder, Tokenizer
 
 
@@ -17,7 +17,6 @@ class OutputProcessor:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._groups: dict[str, _Group] = {}
-        self._group_of: dict[int, _Group] = {}
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._groups
@@ -25,94 +24,67 @@ class OutputProcessor:
     def __len__(self) -> int:
         return len(self._groups)
 
-    def add(self, request_id: str, prompt: str | None, requests: Sequence[Request]) -> None:
+    def add(self, prompt: str | None, requests: Sequence[Request]) -> None:
         """Takes in a prompt with the requests of its n answers."""
-        group = _Group(
-            request_id=request_id,
-            prompt=prompt,
-            params=requests[0].sampling_params,
-            answers=[_Answer(request) for request in requests],
-        )
-        self._groups[request_id] = group
-        for request in requests:
-            self._group_of[request.request_id] = group
+        self._groups[requests[0].group_id] = _Group(prompt, tuple(requests))
 
-    def remove(self, request_id: str) -> list[Request]:
+    def remove(self, request_id: str) -> tuple[Request, ...]:
         """Forgets a prompt and returns its requests."""
-        group = self._groups.pop(request_id)
-        requests = [answer.request for answer in group.answers]
-        for request in requests:
-            del self._group_of[request.request_id]
-        return requests
+        return self._groups.pop(request_id).requests
 
     def read(self, request: Request) -> str | None:
         """Reads a request's new token. Returns the stop string that it completes, if any."""
-        group = self._group_of[request.request_id]
-        answer = next(entry for entry in group.answers if entry.request is request)
-        return answer.read(group.params, self._tokenizer)
+        params = request.sampling_params
+        if params.output_kind is RequestOutputKind.FINAL and not params.stop:
+            return None  # decoded once, when complete
+        texts = self._groups[request.group_id].texts
+        if request.index not in texts:
+            texts[request.index] = _GrowingText(
+                Detokenizer(self._tokenizer, skip_special_tokens=params.skip_special_tokens)
+            )
+        return texts[request.index].read(request)
 
     def outputs(self, requests: Sequence[Request]) -> list[RequestOutput]:
         """Returns what is to be handed out now that these requests have a new token."""
         outputs = []
-        for group in {id(g): g for g in (self._group_of[r.request_id] for r in requests)}.values():
-            finished = group.is_finished
-            if finished or group.params.output_kind is not RequestOutputKind.FINAL:
-                outputs.append(group.output(self._tokenizer))
-            if finished:
-                self.remove(group.request_id)
+        for request_id in dict.fromkeys(request.group_id for request in requests):
+            group = self._groups[request_id]
+            kind = group.requests[0].sampling_params.output_kind
+            if group.is_finished or kind is not RequestOutputKind.FINAL:
+                outputs.append(self._output(group))
+            if group.is_finished:
+                self.remove(request_id)
         return outputs
 
+    def _output(self, group: _Group) -> RequestOutput:
+        requests = group.requests
+        return RequestOutput(
+            request_id=requests[0].group_id,
+            prompt=group.prompt,
+            prompt_token_ids=list(requests[0].prompt_token_ids),
+            outputs=[
+                self._completion(request, group.texts.get(request.index)) for request in requests
+            ],
+            finished=group.is_finished,
+            num_cached_tokens=sum(request.num_cached_tokens for request in requests),
+            num_output_tokens=sum(request.num_output_tokens for request in requests),
+            metrics=_metrics(requests),
+        )
 
-@dataclass(slots=True, eq=False)
-class _Answer:
-    """One of a prompt's answers: its request, and its text where that is needed as it grows."""
-
-    request: Request
-    text: str = ""
-    detokenizer: Detokenizer | None = None
-    num_tokens_handed_out: int = 0
-    num_characters_handed_out: int = 0
-
-    def read(self, params: SamplingParams, tokenizer: Tokenizer) -> str | None:
-        if params.output_kind is RequestOutputKind.FINAL and not params.stop:
-            return None  # decoded once, when complete
-        request = self.request
-        if self.detokenizer is None:
-            self.detokenizer = Detokenizer(
-                tokenizer, skip_special_tokens=params.skip_special_tokens
-            )
-        new = ""
-        if len(_text_token_ids(request)) == request.num_output_tokens:
-            new = self.detokenizer.push(request.output_token_ids[-1])
-        if request.is_finished:
-            new += self.detokenizer.flush()
-        self.text += new
-        if not params.stop or request.num_output_tokens < params.min_tokens:
-            return None
-        found = StopStringFinder(params.stop).find(self.text, len(new))
-        if found is None:
-            return None
-        stop_string, position = found
-        kept = position + len(stop_string) if params.include_stop_str_in_output else position
-        self.text = self.text[:kept]
-        return stop_string
-
-    def completion(
-        self, index: int, params: SamplingParams, tokenizer: Tokenizer
-    ) -> CompletionOutput:
-        request = self.request
-        text, token_ids = self.text, request.output_token_ids
-        if self.detokenizer is None and request.num_output_tokens:
-            text = tokenizer.decode(
+    def _completion(self, request: Request, growing: _GrowingText | None) -> CompletionOutput:
+        params = request.sampling_params
+        token_ids = request.output_token_ids
+        text = ""
+        if growing is not None:
+            text = growing.text
+        elif request.is_finished:
+            text = self._tokenizer.decode(
                 _text_token_ids(request), skip_special_tokens=params.skip_special_tokens
             )
-        if params.output_kind is RequestOutputKind.DELTA:
-            text = text[self.num_characters_handed_out :]
-            token_ids = token_ids[self.num_tokens_handed_out :]
-            self.num_characters_handed_out += len(text)
-            self.num_tokens_handed_out += len(token_ids)
+        if growing is not None and params.output_kind is RequestOutputKind.DELTA:
+            text, token_ids = growing.take_new(token_ids)
         return CompletionOutput(
-            index=index,
+            index=request.index,
             text=text,
             token_ids=list(token_ids),
             finish_reason=request.finish_reason,
@@ -124,30 +96,48 @@ class _Answer:
 class _Group:
     """A prompt and its n answers."""
 
-    request_id: str
     prompt: str | None
-    params: SamplingParams
-    answers: list[_Answer] = field(default_factory=list)
+    requests: tuple[Request, ...]
+    texts: dict[int, _GrowingText] = field(default_factory=dict)  # by index of the answer
 
     @property
     def is_finished(self) -> bool:
-        return all(answer.request.is_finished for answer in self.answers)
+        return all(request.is_finished for request in self.requests)
 
-    def output(self, tokenizer: Tokenizer) -> RequestOutput:
-        requests = [answer.request for answer in self.answers]
-        return RequestOutput(
-            request_id=self.request_id,
-            prompt=self.prompt,
-            prompt_token_ids=list(requests[0].prompt_token_ids),
-            outputs=[
-                answer.completion(index, self.params, tokenizer)
-                for index, answer in enumerate(self.answers)
-            ],
-            finished=self.is_finished,
-            num_cached_tokens=sum(request.num_cached_tokens for request in requests),
-            num_output_tokens=sum(request.num_output_tokens for request in requests),
-            metrics=_metrics(requests),
-        )
+
+class _GrowingText:
+    """The text of an answer that is handed out, or searched for stop strings, as it grows."""
+
+    def __init__(self, detokenizer: Detokenizer) -> None:
+        self.text = ""
+        self._detokenizer = detokenizer
+        self._num_tokens_taken = 0
+        self._num_characters_taken = 0
+
+    def read(self, request: Request) -> str | None:
+        """Reads the request's last token. Returns the stop string that it completes, if any."""
+        params = request.sampling_params
+        new = ""
+        if len(_text_token_ids(request)) == request.num_output_tokens:
+            new = self._detokenizer.push(request.output_token_ids[-1])
+        if request.is_finished:
+            new += self._detokenizer.flush()
+        self.text += new
+        if request.num_output_tokens < params.min_tokens:
+            return None
+        found = StopStringFinder(params.stop).find(self.text, len(new))
+        if found is None:
+            return None
+        stop_string, position = found
+        kept = position + len(stop_string) if params.include_stop_str_in_output else position
+        self.text = self.text[:kept]
+        return stop_string
+
+    def take_new(self, token_ids: list[int]) -> tuple[str, list[int]]:
+        """Returns the text and the tokens that were not taken before."""
+        new = self.text[self._num_characters_taken :], token_ids[self._num_tokens_taken :]
+        self._num_characters_taken, self._num_tokens_taken = len(self.text), len(token_ids)
+        return new
 
 
 def _text_token_ids(request: Request) -> list[int]:

@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.dataset.record import PromptRecord, RawRow, identify, parse_row
@@ -18,6 +18,7 @@ _ROWS_PER_BATCH = 64
 _BATCHES_AHEAD = 16
 _POLL_SECONDS = 0.1
 _PREVIEW_CHARACTERS = 400
+_MAX_SHARED_PARAMS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,8 @@ class PromptFeed:
         self._columns = columns
         self._defaults = defaults
         self._num_previews = num_previews
+        # Many rows with parameters of their own have the same ones: keep each set once.
+        self._shared_params: dict[SamplingParams, SamplingParams] = {}
         self._queue: queue.Queue[list[FeedRow] | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prompt-feed", daemon=True)
@@ -154,7 +157,17 @@ class PromptFeed:
             return FailedRow(record.row_index, record.request_id, record.carried, error, preview)
 
     def _ready(self, record: PromptRecord, token_ids: Sequence[int]) -> ReadyRow:
-        without_prompt = replace(record, prompt=None, messages=None, prompt_token_ids=None)
+        if len(self._shared_params) >= _MAX_SHARED_PARAMS:
+            self._shared_params.clear()
+        without_prompt = PromptRecord(
+            record.row_index,
+            record.request_id,
+            None,
+            None,
+            None,
+            self._shared_params.setdefault(record.sampling_params, record.sampling_params),
+            record.carried,
+        )
         return ReadyRow(without_prompt, token_ids, self._preview(record))
 
     def _preview(self, record: PromptRecord) -> str:

@@ -36,6 +36,8 @@ class Request:
     prompt_token_ids: Sequence[int]
     sampling_params: SamplingParams
     max_tokens: int  # decided: the parameter, or the rest of the context
+    group_id: str = ""  # the prompt that it answers, by the name that the caller gave
+    index: int = 0  # which of the prompt's n answers it is
     sampling_seed: int = 0  # 64 bits; the stream that its random draws come from
     arrival_time: float = 0.0
 
@@ -45,8 +47,8 @@ class Request:
     stop_reason: str | int | None = None
 
     num_computed_tokens: int = 0  # leading tokens whose keys and values are in the cache
-    block_ids: list[int] = field(default_factory=list)  # the i-th holds tokens [i*bs, (i+1)*bs)
-    block_hashes: list[bytes] = field(default_factory=list)  # of its leading full blocks
+    block_ids: tuple[int, ...] = ()  # the i-th holds tokens [i*bs, (i+1)*bs)
+    block_hashes: tuple[bytes, ...] = ()  # of its leading full blocks
 
     first_scheduled_time: float | None = None
     first_token_time: float | None = None

@@ -76,7 +76,7 @@ def _finite(text: str) -> float:
 def _is_deeper(value: object, limit: int) -> bool:
     """Whether lists and objects are nested more than `limit` levels deep."""
     level: list[object] = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         inner: list[object] = []
         for item in level:
             if isinstance(item, dict):

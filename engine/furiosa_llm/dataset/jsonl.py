@@ -86,16 +86,16 @@ class JsonlFile:
         """Yields line numbers with lines that are not blank, None for one that is too long."""
         with _reading(self.path), _opened(self.path) as stream:
             number = 0
-            # One more than the limit for the line's end.
-            while line := stream.readline(self.max_line_bytes + 1):
+            # Room for a line of the limit with its end and a byte order mark.
+            while line := stream.readline(self.max_line_bytes + 1 + len(_BOM)):
                 number += 1
-                is_cut = len(line) > self.max_line_bytes and not line.endswith(b"\n")
                 content = line.removeprefix(_BOM) if number == 1 else line
-                if is_cut:
-                    if _skip_line(stream) or not content.isspace():
-                        yield number, None
-                elif content and not content.isspace():
-                    yield number, content
+                is_blank = not content or content.isspace()
+                is_long = len(content) - content.endswith(b"\n") > self.max_line_bytes
+                if is_long and not line.endswith(b"\n") and _skip_line(stream):
+                    is_blank = False
+                if not is_blank:
+                    yield number, None if is_long else content
 
 
 def check_compression(path: Path) -> None:
@@ -169,11 +169,10 @@ def _opened(path: Path | None) -> Iterator[BinaryIO]:
 def _reading(path: Path | None) -> Iterator[None]:
     try:
         yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path}: damaged or cut off: {error}") from error
-    except OSError as error:
-        reason = error.strerror or f"damaged or cut off: {error}"
-        raise DatasetError(f"{path or '<stdin>'}: cannot be read: {reason}") from error
+    except (EOFError, zlib.error, OSError) as error:
+        reason = getattr(error, "strerror", None)  # what the operating system says
+        problem = f"cannot be read: {reason}" if reason else f"damaged or cut off: {error}"
+        raise DatasetError(f"{path or '<stdin>'}: {problem}") from error
 
 
 def _compression(path: Path) -> str | None:

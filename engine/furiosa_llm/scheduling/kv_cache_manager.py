@@ -58,7 +58,7 @@ class KVCacheManager:
         if num_taken > self.pool.num_free_blocks - num_spare_blocks:
             return False
         self.pool.share(prefix)
-        request.block_ids = prefix + self.pool.allocate(num_blocks - len(prefix))
+        request.block_ids = (*prefix, *self.pool.allocate(num_blocks - len(prefix)))
         request.num_computed_tokens = num_computed_tokens
         request.blocks_held_since = now
         request.peak_blocks = max(request.peak_blocks, num_blocks)
@@ -77,7 +77,7 @@ class KVCacheManager:
             if num_new_blocks > self.pool.num_free_blocks:
                 return False
             self._account(request, now)
-            request.block_ids += self.pool.allocate(num_new_blocks)
+            request.block_ids += tuple(self.pool.allocate(num_new_blocks))
             request.peak_blocks = max(request.peak_blocks, len(request.block_ids))
         self._remember_full_blocks(request, num_new_tokens)
         return True
@@ -86,7 +86,7 @@ class KVCacheManager:
         """Takes back every block of the request. Its prefix stays findable, the start longest."""
         self._account(request, now)
         self.pool.release(reversed(request.block_ids))
-        request.block_ids = []
+        request.block_ids = ()
         request.num_computed_tokens = 0
 
     def _account(self, request: Request, now: float) -> None:
@@ -108,11 +108,10 @@ class KVCacheManager:
 
     def _block_hash(self, request: Request, index: int) -> bytes:
         """Returns the hash of the request's block `index`, whose tokens are all known."""
-        hashes = request.block_hashes
         size = self.config.block_size
-        while len(hashes) <= index:
-            start = len(hashes) * size
-            digest = blake2b(hashes[-1] if hashes else b"", digest_size=16)
+        while len(request.block_hashes) <= index:
+            start = len(request.block_hashes) * size
+            digest = blake2b(request.block_hashes[-1] if start else b"", digest_size=16)
             digest.update(array("q", request.token_ids(start, start + size)).tobytes())
-            hashes.append(digest.digest())
-        return hashes[index]
+            request.block_hashes += (digest.digest(),)
+        return request.block_hashes[index]

@@ -54,65 +54,36 @@ class FifoQueue:
         return self._requests.popleft()
 
 
-class OfflineQueue:
-    """Shared prefixes together, the longest work first.
+class LongestFirstQueue:
+    """The request that may compute the most tokens first.
 
-    Requests whose first `prefix_length` tokens agree form a group and start one after another,
-    while the blocks of their prefix are in the cache. Among groups, and within one, the request
-    that may compute the most tokens starts first, so that no long one is left to run alone at
-    the end (longest processing time first, Graham 1969).
+    No one waits for a single answer, and no long request is left to run alone at the end
+    (longest processing time first, Graham 1969).
     """
 
-    def __init__(self, prefix_length: int) -> None:
-        self._prefix_length = prefix_length
+    def __init__(self) -> None:
         self._put_back: deque[Request] = deque()
-        self._groups: dict[int, list[tuple[int, int, Request]]] = {}  # by hash of the prefix
-        self._leaders: list[tuple[int, int, int]] = []  # heap: the longest of each group
-        self._current: int | None = None
+        self._requests: list[tuple[int, int, Request]] = []  # heap
         self._arrivals = itertools.count()  # breaks ties by arrival
-        self._num_requests = 0
 
     def __len__(self) -> int:
-        return self._num_requests
+        return len(self._put_back) + len(self._requests)
 
     def add(self, request: Request) -> None:
-        """Adds a new request to the group of its prefix."""
-        key = hash(tuple(request.prompt_token_ids[: self._prefix_length]))
-        group = self._groups.setdefault(key, [])
-        rank = (-(request.num_prompt_tokens + request.max_tokens), next(self._arrivals))
-        if not group or rank < group[0][:2]:
-            heapq.heappush(self._leaders, (*rank, key))
-        heapq.heappush(group, (*rank, request))
-        self._num_requests += 1
+        """Adds a new request at the place of its length."""
+        length = request.num_prompt_tokens + request.max_tokens
+        heapq.heappush(self._requests, (-length, next(self._arrivals), request))
 
     def put_back(self, request: Request) -> None:
-        """Adds a preempted request, ahead of all groups."""
+        """Adds a preempted request, ahead of all others."""
         self._put_back.appendleft(request)
-        self._num_requests += 1
 
     def peek(self) -> Request:
-        """Returns the longest request of the current group."""
-        if self._put_back:
-            return self._put_back[0]
-        return self._current_group()[0][2]
+        """Returns the longest request, or one that was put back."""
+        return self._put_back[0] if self._put_back else self._requests[0][2]
 
     def pop(self) -> Request:
         """Takes that request out."""
-        self._num_requests -= 1
         if self._put_back:
             return self._put_back.popleft()
-        group = self._current_group()
-        request = heapq.heappop(group)[2]
-        if not group:
-            assert self._current is not None
-            del self._groups[self._current]
-            self._current = None
-        return request
-
-    def _current_group(self) -> list[tuple[int, int, Request]]:
-        while self._current is None:
-            *rank, key = heapq.heappop(self._leaders)
-            group = self._groups.get(key)
-            if group and list(group[0][:2]) == rank:  # else the leader has started already
-                self._current = key
-        return self._groups[self._current]
+        return heapq.heappop(self._requests)[2]

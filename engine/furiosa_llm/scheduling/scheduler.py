@@ -9,7 +9,7 @@ from furiosa_llm.errors import NeverFitsError, PromptTooLongError
 from furiosa_llm.request import FinishReason, Request, RequestStatus
 from furiosa_llm.scheduler_output import SchedulerOutput, StepCounts, StepResult
 from furiosa_llm.scheduling.kv_cache_manager import KVCacheManager
-from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue, WaitingQueue
+from furiosa_llm.scheduling.ordering import FifoQueue, LongestFirstQueue, WaitingQueue
 from furiosa_llm.scheduling.step_draft import StepDraft
 
 
@@ -38,9 +38,7 @@ class Scheduler:
         self._clock = clock
         self._requests: dict[int, Request] = {}  # every unfinished one
         self._running: list[Request] = []  # in the order in which they started
-        self._waiting: WaitingQueue = (
-            OfflineQueue(cache_config.block_size) if config.is_offline else FifoQueue()
-        )
+        self._waiting: WaitingQueue = LongestFirstQueue() if config.is_offline else FifoQueue()
         self._num_spare_blocks = int(config.spare_blocks_ratio * cache_config.num_blocks)
 
     @property
@@ -208,7 +206,7 @@ class Scheduler:
         request.finish_reason = reason
         request.stop_reason = stop_reason
         request.finish_time = now
-        request.block_hashes = []
+        request.block_hashes = ()
 
     def _counts(self, step: StepDraft) -> StepCounts:
         pool = self._kv_cache.pool

@@ -31,7 +31,7 @@ class StepDraft:
                 request_id=request.request_id,
                 token_ids=request.token_ids(start, stop),
                 start_position=start,
-                block_ids=tuple(request.block_ids),
+                block_ids=request.block_ids,
                 sampling=_sampling_inputs(request, eos_token_ids) if samples_token else None,
             )
         )

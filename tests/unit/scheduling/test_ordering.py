@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue, WaitingQueue
+from furiosa_llm.scheduling.ordering import FifoQueue, LongestFirstQueue, WaitingQueue
 from tests.factories import make_request
 
 
@@ -19,48 +16,20 @@ def test_online_requests_start_in_the_order_in_which_they_came() -> None:
     assert drain(queue) == [0, 1, 2]
 
 
-def test_the_longest_offline_request_starts_first() -> None:
-    queue = OfflineQueue(prefix_length=4)
-    for index, length in enumerate((4, 9, 6)):
-        queue.add(make_request(index, prompt=[index] * length))
+def test_the_offline_request_that_may_compute_the_most_tokens_starts_first() -> None:
+    queue = LongestFirstQueue()
+    lengths = ((4, 4), (9, 1), (6, 9), (1, 7))
+    for index, (prompt, answer) in enumerate(lengths):
+        queue.add(make_request(index, num_prompt_tokens=prompt, max_tokens=answer))
 
-    assert drain(queue) == [1, 2, 0]
-
-
-def test_offline_requests_with_the_same_prefix_start_one_after_another() -> None:
-    queue = OfflineQueue(prefix_length=2)
-    prompts = ([1, 1, 5], [2, 2, 5, 5], [1, 1, 5, 5, 5], [2, 2, 5])
-    for index, prompt in enumerate(prompts):
-        queue.add(make_request(index, prompt=prompt))
-
-    assert drain(queue) == [2, 0, 1, 3]
+    assert drain(queue) == [2, 1, 0, 3]
 
 
 def test_a_preempted_request_starts_before_all_others() -> None:
-    for queue in (FifoQueue(), OfflineQueue(prefix_length=2)):
+    for queue in (FifoQueue(), LongestFirstQueue()):
         queue.add(make_request(0, num_prompt_tokens=9))
         queue.put_back(make_request(1, num_prompt_tokens=1))
 
+        assert len(queue) == 2
+        assert queue.peek().request_id == 1
         assert drain(queue) == [1, 0]
-
-
-@given(st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 2), st.integers(1, 5)))))
-def test_every_request_comes_out_once_however_adds_and_pops_mix(
-    actions: list[tuple[int, int] | None],
-) -> None:
-    queue = OfflineQueue(prefix_length=2)
-    added: list[int] = []
-    popped: list[int] = []
-    for index, action in enumerate(actions):
-        if action is not None:
-            group, length = action
-            queue.add(make_request(index, prompt=[group, group] + [9] * length))
-            added.append(index)
-        elif len(queue):
-            expected = queue.peek().request_id
-            popped.append(queue.pop().request_id)
-            assert popped[-1] == expected
-
-    popped += drain(queue)
-
-    assert sorted(popped) == added

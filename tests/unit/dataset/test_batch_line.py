@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from array import array
+
+import pytest
+
+from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.errors import InvalidParamsError, InvalidRowError
+from tests.unit.dataset.dataset_factories import DEFAULTS, parsed
+
+CHAT = [{"role": "user", "content": "Hi"}]
+
+
+def chat_line(**body: object) -> dict[str, object]:
+    return {
+        "custom_id": "r-1",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "any", "messages": CHAT, **body},
+    }
+
+
+def completion_line(prompt: object) -> dict[str, object]:
+    return {"custom_id": "r-1", "url": "/v1/completions", "body": {"prompt": prompt}}
+
+
+def test_a_chat_line_gives_its_messages_and_its_id() -> None:
+    record = parsed({**chat_line(), "topic": "math"})
+
+    assert record.messages == CHAT
+    assert record.request_id == "r-1"
+    assert record.carried == {"topic": "math"}
+    assert record.sampling_params is DEFAULTS
+
+
+def test_a_completion_line_takes_text_or_tokens() -> None:
+    assert parsed(completion_line("Hi")).prompt == "Hi"
+    assert parsed(completion_line([1, 2])).prompt_token_ids == array("i", [1, 2])
+
+
+def test_the_body_gives_the_parameters() -> None:
+    line = chat_line(
+        max_completion_tokens=9, temperature=0, stop="x", seed=None, user="me", top_k=3
+    )
+
+    assert parsed(line).sampling_params == DEFAULTS.updated(
+        {"max_tokens": 9, "temperature": 0, "stop": "x", "top_k": 3}
+    )
+
+
+def test_features_that_are_switched_off_are_no_features() -> None:
+    line = chat_line(stream=False, logprobs=False, tools=None, response_format={"type": "text"})
+
+    assert parsed(line).messages == CHAT
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("stream", True),
+        ("tools", []),
+        ("logprobs", 0),
+        ("response_format", {"type": "json_object"}),
+        ("prompt", "Hi"),
+        ("temprature", 1),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(key: str, value: object) -> None:
+    with pytest.raises(InvalidParamsError, match=rf"body\.{key} is not supported"):
+        parsed(chat_line(**{key: value}))
+
+
+def test_two_different_lengths_are_refused() -> None:
+    with pytest.raises(InvalidParamsError, match=r"max_tokens \(1\) and .* \(2\) differ"):
+        parsed(chat_line(max_tokens=1, max_completion_tokens=2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"url": "/v1/embeddings"}, "url must be /v1/chat/completions and /v1/completions"),
+        ({"url": None}, "url must be"),
+        ({"body": {}}, "body has no 'messages'"),
+        ({"prompt": "Hi"}, "the row has 'prompt' next to 'body'"),
+    ],
+)
+def test_a_line_that_is_no_such_request_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidRowError, match=message):
+        parsed({**chat_line(), **change})
+
+
+def test_a_list_of_prompts_is_refused() -> None:
+    with pytest.raises(InvalidRowError, match=r"body\.prompt must hold whole numbers"):
+        parsed(completion_line(["a", "b"]))
+
+
+def test_a_template_sees_a_batch_line_as_plain_columns() -> None:
+    record = parsed(chat_line(), ColumnMapping(template="{{ body.messages[0].content }}!"))
+
+    assert record.prompt == "Hi!"
+    assert list(record.carried) == ["method", "url", "body"]
