@@ -50,7 +50,7 @@ def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool)
         DatasetError: Something is there already, or the folder is missing or not writable.
     """
     target = OutputTarget.of(output)
-    if not target.path.name:
+    if target.path.name in ("", ".."):
         raise ConfigError(f"--output {output} has no name of its own; name a file or a new folder")
     for path in inputs:
         _check_input(path, target)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_a_run_without_steps_gives_a_file_without_rows(tmp_path: Path) -> None:
 
 
 def test_the_steps_of_a_run_that_failed_are_kept(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), StepStatsWriter(tmp_path / "steps.parquet") as writer:
+    with contextlib.suppress(KeyError), StepStatsWriter(tmp_path / "steps.parquet") as writer:
         writer.write(make_step(0))
         raise KeyError
 

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from furiosa_llm.dataset.target import OutputTarget, check_output
+from furiosa_llm.errors import ConfigError, DatasetError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_new_file_in_a_folder_is_allowed(folder: Path) -> None:
+    (folder / "in.jsonl").touch()
+
+    target = check_output("out.parquet", [Path("in.jsonl")], overwrite=False)
+
+    assert target == OutputTarget(path=Path("out.parquet"), is_folder=False)
+    assert target.parts_folder == Path("out.parquet.parts")
+
+
+def test_a_trailing_slash_or_an_empty_folder_asks_for_a_folder(folder: Path) -> None:
+    (folder / "empty").mkdir()
+
+    assert check_output("new/", [], overwrite=False).is_folder
+    assert check_output("empty", [], overwrite=False).is_folder
+
+
+@pytest.mark.parametrize("output", ["in.jsonl", "./in.jsonl", "link.jsonl", "hard.jsonl"])
+def test_an_input_is_never_overwritten(folder: Path, output: str) -> None:
+    (folder / "in.jsonl").touch()
+    (folder / "link.jsonl").symlink_to("in.jsonl")
+    (folder / "hard.jsonl").hardlink_to(folder / "in.jsonl")
+
+    with pytest.raises(ConfigError, match="is an input, too; choose another output"):
+        check_output(output, [Path("other.jsonl"), Path("in.jsonl")], overwrite=True)
+
+
+def test_a_folder_that_holds_an_input_is_never_overwritten(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "part-000000.parquet").touch()
+
+    with pytest.raises(ConfigError, match=r"holds the input out/part-000000\.parquet"):
+        check_output("out", [Path("out/part-000000.parquet")], overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("photos", "photos holds files that are no output of this program .'cat.jpg'.; choose"),
+        ("old.parquet/", "old.parquet is a file, not a folder"),
+        ("none/out.parquet", "none is not an existing folder; create it"),
+        ("/dev/null", "/dev/null is neither a file nor a folder"),
+    ],
+)
+def test_what_could_do_harm_is_refused(
+    folder: Path, output: str, message: str, overwrite: bool
+) -> None:
+    (folder / "photos").mkdir()
+    (folder / "photos" / "cat.jpg").touch()
+    (folder / "old.parquet").touch()
+
+    with pytest.raises(DatasetError, match=message):
+        check_output(output, [], overwrite=overwrite)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("old.parquet", "old.parquet exists already; choose another output or use --overwrite"),
+        ("done", "done exists already"),
+        ("cut.parquet", "cut.parquet.parts holds the rows of an unfinished run; start again"),
+    ],
+)
+def test_earlier_work_is_replaced_only_if_asked(folder: Path, output: str, message: str) -> None:
+    (folder / "old.parquet").touch()
+    (folder / "done").mkdir()
+    (folder / "done" / "_manifest.json").touch()
+    (folder / "cut.parquet.parts").mkdir()
+
+    with pytest.raises(DatasetError, match=message):
+        check_output(output, [], overwrite=False)
+    check_output(output, [], overwrite=True)
+
+
+@pytest.mark.parametrize("output", [".", "/", "..", "./"])
+def test_a_folder_without_a_name_of_its_own_is_refused(folder: Path, output: str) -> None:
+    assert folder.is_dir()
+
+    with pytest.raises(ConfigError, match="has no name of its own"):
+        check_output(output, [], overwrite=True)
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(folder: Path) -> None:
+    (folder / "real.parquet").touch()
+    (folder / "link.parquet").symlink_to("real.parquet")
+
+    target = check_output("link.parquet", [], overwrite=True)
+
+    assert target.path == (folder / "real.parquet").resolve()
