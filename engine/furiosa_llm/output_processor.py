@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from furiosa_llm.outputs import CompletionOutput, RequestMetrics, RequestOutput
 from furiosa_llm.request import FinishReason, Request
@@ -37,12 +37,15 @@ class OutputProcessor:
         params = request.sampling_params
         if params.output_kind is RequestOutputKind.FINAL and not params.stop:
             return None  # decoded once, when complete
-        texts = self._groups[request.group_id].texts
-        if request.index not in texts:
-            texts[request.index] = _GrowingText(
-                Detokenizer(self._tokenizer, skip_special_tokens=params.skip_special_tokens)
-            )
-        return texts[request.index].read(request)
+        group = self._groups[request.group_id]
+        if group.texts is None:
+            group.texts = {
+                one.index: _GrowingText(
+                    Detokenizer(self._tokenizer, skip_special_tokens=params.skip_special_tokens)
+                )
+                for one in group.requests
+            }
+        return group.texts[request.index].read(request)
 
     def outputs(self, requests: Sequence[Request]) -> list[RequestOutput]:
         """Returns what is to be handed out now that these requests have a new token."""
@@ -63,10 +66,11 @@ class OutputProcessor:
             prompt=group.prompt,
             prompt_token_ids=list(requests[0].prompt_token_ids),
             outputs=[
-                self._completion(request, group.texts.get(request.index)) for request in requests
+                self._completion(request, group.texts[request.index] if group.texts else None)
+                for request in requests
             ],
             finished=group.is_finished,
-            num_cached_tokens=sum(request.num_cached_tokens for request in requests),
+            num_cached_tokens=sum(r.account.num_cached_tokens for r in requests if r.account),
             num_output_tokens=sum(request.num_output_tokens for request in requests),
             metrics=_metrics(requests),
         )
@@ -98,7 +102,7 @@ class _Group:
 
     prompt: str | None
     requests: tuple[Request, ...]
-    texts: dict[int, _GrowingText] = field(default_factory=dict)  # by index of the answer
+    texts: dict[int, _GrowingText] | None = None  # by index of the answer, where needed
 
     @property
     def is_finished(self) -> bool:
@@ -151,24 +155,23 @@ def _text_token_ids(request: Request) -> list[int]:
 
 
 def _metrics(requests: Sequence[Request]) -> RequestMetrics:
+    """Takes the answers to one prompt together."""
     arrival = requests[0].arrival_time
-    started = [r.first_scheduled_time for r in requests if r.first_scheduled_time is not None]
-    answered = [r.first_token_time for r in requests if r.first_token_time is not None]
-    finished = [r.finish_time for r in requests if r.finish_time is not None]
-    complete = len(finished) == len(requests)
-    num_further_tokens = sum(max(r.num_output_tokens - 1, 0) for r in requests)
-    decode_seconds = sum(
-        r.finish_time - r.first_token_time
-        for r in requests
-        if r.finish_time is not None and r.first_token_time is not None
-    )
+    accounts = [request.account for request in requests if request.account is not None]
+    answered = [a.first_token_time for a in accounts if a.first_token_time is not None]
+    finished = [a.finish_time for a in accounts if a.finish_time is not None]
+    is_complete = len(finished) == len(requests)
+    num_further_tokens = sum(max(request.num_output_tokens - 1, 0) for request in requests)
+    tpot_s = None
+    if is_complete and num_further_tokens:
+        tpot_s = (sum(finished) - sum(answered)) / num_further_tokens
     return RequestMetrics(
-        queue_s=min(started) - arrival if started else None,
+        queue_s=min(a.start_time for a in accounts) - arrival if accounts else None,
         ttft_s=min(answered) - arrival if answered else None,
-        tpot_s=decode_seconds / num_further_tokens if complete and num_further_tokens else None,
-        e2e_s=max(finished) - arrival if complete else None,
-        peak_blocks=sum(r.peak_blocks for r in requests),
-        block_seconds=sum(r.block_seconds for r in requests),
-        num_preemptions=sum(r.num_preemptions for r in requests),
-        num_recomputed_tokens=sum(r.num_recomputed_tokens for r in requests),
+        tpot_s=tpot_s,
+        e2e_s=max(finished) - arrival if is_complete else None,
+        peak_blocks=sum(a.peak_blocks for a in accounts),
+        block_seconds=sum(a.block_seconds for a in accounts),
+        num_preemptions=sum(a.num_preemptions for a in accounts),
+        num_recomputed_tokens=sum(a.num_recomputed_tokens for a in accounts),
     )

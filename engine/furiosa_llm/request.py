@@ -26,6 +26,22 @@ class FinishReason(enum.StrEnum):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
+class RequestAccount:
+    """What a request has cost since it first started. Times are those of the engine's clock."""
+
+    start_time: float  # of its first step
+    first_token_time: float | None = None
+    finish_time: float | None = None
+    num_cached_tokens: int = 0  # prompt tokens that the prefix cache spared
+    num_covered_tokens: int = 0  # leading tokens computed or taken from the cache at least once
+    num_preemptions: int = 0
+    num_recomputed_tokens: int = 0
+    peak_blocks: int = 0
+    block_seconds: float = 0.0
+    blocks_held_since: float = 0.0  # when the number of blocks held last changed
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
 class Request:
     """One prompt, one answer so far, and its place in the KV cache.
 
@@ -50,16 +66,7 @@ class Request:
     block_ids: tuple[int, ...] = ()  # the i-th holds tokens [i*bs, (i+1)*bs)
     block_hashes: tuple[bytes, ...] = ()  # of its leading full blocks
 
-    first_scheduled_time: float | None = None
-    first_token_time: float | None = None
-    finish_time: float | None = None
-    num_cached_tokens: int = 0  # prompt tokens that the prefix cache spared
-    num_accounted_tokens: int = 0  # leading tokens computed or taken from the cache at least once
-    num_preemptions: int = 0
-    num_recomputed_tokens: int = 0
-    peak_blocks: int = 0
-    block_seconds: float = 0.0
-    blocks_held_since: float = 0.0  # when the number of blocks held last changed
+    account: RequestAccount | None = None  # None until it first starts: many wait for long
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -80,6 +87,12 @@ class Request:
     def num_uncomputed_tokens(self) -> int:
         """Tokens that a forward pass still has to see: many in prefill, one in decode."""
         return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def costs(self) -> RequestAccount:
+        """Its account; it has started."""
+        assert self.account is not None, f"request {self.request_id} has not started"
+        return self.account
 
     @property
     def is_finished(self) -> bool:

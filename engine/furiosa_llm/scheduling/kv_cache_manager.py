@@ -6,7 +6,7 @@ from array import array
 from hashlib import blake2b
 
 from furiosa_llm.config import CacheConfig
-from furiosa_llm.request import Request
+from furiosa_llm.request import Request, RequestAccount
 from furiosa_llm.scheduling.block_pool import BlockPool
 
 
@@ -60,8 +60,10 @@ class KVCacheManager:
         self.pool.share(prefix)
         request.block_ids = (*prefix, *self.pool.allocate(num_blocks - len(prefix)))
         request.num_computed_tokens = num_computed_tokens
-        request.blocks_held_since = now
-        request.peak_blocks = max(request.peak_blocks, num_blocks)
+        if request.account is None:
+            request.account = RequestAccount(start_time=now)
+        request.account.blocks_held_since = now
+        request.account.peak_blocks = max(request.account.peak_blocks, num_blocks)
         self._remember_full_blocks(request, num_new_tokens)
         return True
 
@@ -78,7 +80,7 @@ class KVCacheManager:
                 return False
             self._account(request, now)
             request.block_ids += tuple(self.pool.allocate(num_new_blocks))
-            request.peak_blocks = max(request.peak_blocks, len(request.block_ids))
+            request.costs.peak_blocks = max(request.costs.peak_blocks, len(request.block_ids))
         self._remember_full_blocks(request, num_new_tokens)
         return True
 
@@ -90,8 +92,9 @@ class KVCacheManager:
         request.num_computed_tokens = 0
 
     def _account(self, request: Request, now: float) -> None:
-        request.block_seconds += len(request.block_ids) * (now - request.blocks_held_since)
-        request.blocks_held_since = now
+        costs = request.costs
+        costs.block_seconds += len(request.block_ids) * (now - costs.blocks_held_since)
+        costs.blocks_held_since = now
 
     def _remember_full_blocks(self, request: Request, num_new_tokens: int) -> None:
         """Makes the blocks findable that the coming step fills.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections import deque
 from typing import Protocol
 
@@ -63,8 +62,7 @@ class LongestFirstQueue:
 
     def __init__(self) -> None:
         self._put_back: deque[Request] = deque()
-        self._requests: list[tuple[int, int, Request]] = []  # heap
-        self._arrivals = itertools.count()  # breaks ties by arrival
+        self._requests: list[tuple[int, int, Request]] = []  # heap; ties by number
 
     def __len__(self) -> int:
         return len(self._put_back) + len(self._requests)
@@ -72,7 +70,7 @@ class LongestFirstQueue:
     def add(self, request: Request) -> None:
         """Adds a new request at the place of its length."""
         length = request.num_prompt_tokens + request.max_tokens
-        heapq.heappush(self._requests, (-length, next(self._arrivals), request))
+        heapq.heappush(self._requests, (-length, request.request_id, request))
 
     def put_back(self, request: Request) -> None:
         """Adds a preempted request, ahead of all others."""

@@ -158,8 +158,6 @@ class Scheduler:
                 return
             self._waiting.pop()
             request.status = RequestStatus.RUNNING
-            if request.first_scheduled_time is None:
-                request.first_scheduled_time = step.now
             self._running.append(request)
             step.account_cached(request, num_cached_tokens)
             step.add(request, num_tokens, self._eos_token_ids)
@@ -176,14 +174,14 @@ class Scheduler:
         self._kv_cache.free(request, now=step.now)
         self._running.remove(request)
         request.status = RequestStatus.WAITING
-        request.num_preemptions += 1
+        request.costs.num_preemptions += 1
         self._waiting.put_back(request)
         step.num_preemptions += 1
 
     def _append(self, request: Request, token_id: int, now: float) -> None:
         request.output_token_ids.append(token_id)
-        if request.first_token_time is None:
-            request.first_token_time = now
+        if request.costs.first_token_time is None:
+            request.costs.first_token_time = now
         params = request.sampling_params
         if request.num_output_tokens >= params.min_tokens:
             if token_id in self._eos_token_ids and not params.ignore_eos:
@@ -205,7 +203,8 @@ class Scheduler:
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
         request.stop_reason = stop_reason
-        request.finish_time = now
+        if request.account is not None:
+            request.account.finish_time = now
         request.block_hashes = ()
 
     def _counts(self, step: StepDraft) -> StepCounts:

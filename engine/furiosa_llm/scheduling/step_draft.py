@@ -40,19 +40,21 @@ class StepDraft:
 
     def account_cached(self, request: Request, num_cached_tokens: int) -> None:
         """Books the tokens that the prefix cache spares a request that starts."""
-        num_spared_tokens = max(num_cached_tokens - request.num_accounted_tokens, 0)
-        request.num_accounted_tokens += num_spared_tokens
-        request.num_cached_tokens += num_spared_tokens
+        costs = request.costs
+        num_spared_tokens = max(num_cached_tokens - costs.num_covered_tokens, 0)
+        costs.num_covered_tokens += num_spared_tokens
+        costs.num_cached_tokens += num_spared_tokens
         self.num_cached_tokens += num_spared_tokens
 
     def _account(self, request: Request, start: int, stop: int) -> None:
-        fresh = min(max(request.num_accounted_tokens, start), stop)
+        costs = request.costs
+        fresh = min(max(costs.num_covered_tokens, start), stop)
         num_prefill_tokens = max(min(stop, request.num_prompt_tokens) - fresh, 0)
         self.num_prefill_tokens += num_prefill_tokens
         self.num_decode_tokens += stop - fresh - num_prefill_tokens
         self.num_recomputed_tokens += fresh - start
-        request.num_recomputed_tokens += fresh - start
-        request.num_accounted_tokens = max(request.num_accounted_tokens, stop)
+        costs.num_recomputed_tokens += fresh - start
+        costs.num_covered_tokens = max(costs.num_covered_tokens, stop)
 
 
 def _sampling_inputs(request: Request, eos_token_ids: Iterable[int]) -> SamplingInputs:

@@ -170,8 +170,8 @@ def test_block_seconds_are_the_integral_of_the_blocks_held() -> None:
     clock.now = 5.0
     scheduler.update(step, sample_all(step))
 
-    assert request.block_seconds == 1 * 2.0 + 2 * 3.0
-    assert request.peak_blocks == 2
+    assert request.costs.block_seconds == 1 * 2.0 + 2 * 3.0
+    assert request.costs.peak_blocks == 2
 
 
 class Load(TypedDict):
@@ -226,15 +226,15 @@ def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
     assert [r.num_output_tokens for r in requests] == [answer for _, answer, _ in load["lengths"]]
     assert scheduler.kv_cache_usage == 0
     assert totals["prefill"] + totals["cached"] == sum(r.num_prompt_tokens for r in requests)
-    assert totals["cached"] == sum(r.num_cached_tokens for r in requests)
+    assert totals["cached"] == sum(r.costs.num_cached_tokens for r in requests)
     assert totals["decode"] == sum(r.num_output_tokens - 1 for r in requests)
-    assert totals["recomputed"] == sum(r.num_recomputed_tokens for r in requests)
-    assert totals["preemptions"] == sum(r.num_preemptions for r in requests)
+    assert totals["recomputed"] == sum(r.costs.num_recomputed_tokens for r in requests)
+    assert totals["preemptions"] == sum(r.costs.num_preemptions for r in requests)
     for request in requests:
-        assert request.first_scheduled_time is not None
-        assert request.first_token_time is not None
-        assert request.finish_time is not None
-        assert request.first_scheduled_time <= request.first_token_time <= request.finish_time
+        costs = request.costs
+        assert costs.first_token_time is not None
+        assert costs.finish_time is not None
+        assert costs.start_time <= costs.first_token_time <= costs.finish_time
 
 
 def run_to_end(
@@ -265,5 +265,5 @@ def run_to_end(
             peak_blocks[request_id] = max(peak_blocks[request_id], len(share.block_ids))
         scheduler.update(step, StepResult(token_ids=sample_all(step).token_ids))
         scheduler.check_integrity()
-    assert [request.peak_blocks for request in requests] == list(peak_blocks.values())
+    assert [request.costs.peak_blocks for request in requests] == list(peak_blocks.values())
     return totals

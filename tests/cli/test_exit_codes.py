@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from furiosa_llm.errors import (
+    ConfigError,
+    DatasetError,
+    EngineError,
+    InvalidRowError,
+    ModelLoadError,
+)
+from tests.cli.cli_factories import REQUIRED, FakeBatch, invoke, make_progress, make_summary
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (ConfigError("a does not go with b"), 2),
+        (DatasetError("prompts.jsonl:1: not JSON"), 4),
+        (ModelLoadError("m: no such model"), 5),
+        (EngineError("the engine broke"), 6),
+    ],
+)
+def test_an_error_of_the_engine_is_one_line_and_an_exit_code(
+    batch: FakeBatch, error: Exception, exit_code: int
+) -> None:
+    batch.error = error
+
+    outcome = invoke("run", *REQUIRED, "--quiet")
+
+    assert (outcome.exit_code, outcome.stdout) == (exit_code, "")
+    assert outcome.stderr == f"Error: {error}\n"
+
+
+def test_an_error_of_several_lines_becomes_one_line(batch: FakeBatch) -> None:
+    batch.error = ModelLoadError("m: cannot load:\n    tensor\n    missing\n")
+
+    outcome = invoke("run", *REQUIRED, "--quiet")
+
+    assert outcome.stderr == "Error: m: cannot load: tensor missing\n"
+
+
+def test_debug_shows_the_traceback_above_the_error(batch: FakeBatch) -> None:
+    batch.error = DatasetError("in.jsonl does not exist")
+
+    outcome = invoke("--debug", "run", *REQUIRED, "--quiet")
+
+    lines = outcome.stderr.splitlines()
+    assert outcome.exit_code == 4
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-2] == "furiosa_llm.errors.DatasetError: in.jsonl does not exist"
+    assert lines[-1] == "Error: in.jsonl does not exist"
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [AssertionError("an invariant"), InvalidRowError("should be a row"), EOFError("a short file")],
+)
+def test_a_bug_keeps_its_own_exception_and_ends_with_1(
+    batch: FakeBatch, bug: BaseException
+) -> None:
+    batch.error = bug
+
+    outcome = invoke("run", *REQUIRED, "--quiet")
+
+    assert (outcome.exit_code, outcome.exception) == (1, bug)
+
+
+def test_an_interrupted_run_ends_with_75_and_no_traceback(batch: FakeBatch) -> None:
+    batch.error = KeyboardInterrupt()
+
+    outcome = invoke("run", *REQUIRED, "--quiet")
+
+    assert (outcome.exit_code, outcome.stderr) == (75, "Error: interrupted\n")
+    assert outcome.exception is None
+
+
+def test_failed_rows_end_with_3_although_the_output_is_complete(batch: FakeBatch) -> None:
+    batch.summary = make_summary(num_failed=2, error_counts={"invalid_row": 2})
+
+    outcome = invoke("run", *REQUIRED, "--quiet")
+
+    assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (3, "", "")
+
+
+@pytest.mark.parametrize(("max_errors", "exit_code"), [("1", 3), ("2", 0), ("5", 0)])
+def test_as_many_rows_may_fail_as_max_errors_says(
+    batch: FakeBatch, max_errors: str, exit_code: int
+) -> None:
+    batch.summary = make_summary(num_failed=2, error_counts={"invalid_row": 2})
+
+    assert invoke("run", *REQUIRED, "--max-errors", max_errors).exit_code == exit_code
+
+
+def test_a_run_without_failures_ends_with_0_and_a_summary(batch: FakeBatch) -> None:
+    batch.progress = [
+        make_progress(phase="loading"),
+        make_progress(num_rows=80),
+        make_progress(phase="writing"),
+        make_progress(phase="done"),
+    ]
+
+    outcome = invoke("run", *REQUIRED)
+
+    lines = outcome.stderr.splitlines()
+    assert (outcome.exit_code, outcome.stdout) == (0, "")
+    assert lines[:4] == [
+        "loading the model",
+        "answering 80 rows",
+        "writing the output",
+        "answered    80 of 80 rows",
+    ]
+
+
+def test_a_closed_standard_output_ends_bench_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("furiosa_llm_cli.commands.version.program_version", closed)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
+
+    outcome = invoke("version")
+
+    assert (outcome.exit_code, outcome.stderr, outcome.exception) == (4, "", None)

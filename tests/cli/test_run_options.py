@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.sampling_params import SamplingParams
+from tests.cli.cli_factories import REQUIRED, FakeBatch, invoke
+
+SEE_RUN = " (see 'furiosa-llm run --help')\n"
+
+
+def test_run_is_greedy_and_offline_unless_told_otherwise(batch: FakeBatch) -> None:
+    invoke("run", *REQUIRED)
+
+    assert batch.job.engine_args == EngineArgs(model="m", is_offline=True)
+    assert batch.job.sampling_params == SamplingParams(temperature=0, max_tokens=256)
+
+
+def test_every_option_of_run_reaches_the_job(batch: FakeBatch) -> None:
+    outcome = invoke(
+        *("run", "-m", "m", "-i", "in.jsonl", "-o", "out/", "--overwrite"),
+        *("--prompt-column", "question", "--params-column", "params"),
+        *("--expected-column", "answer", "--step-stats", "steps.parquet", "--preview", "3"),
+    )
+
+    job = batch.job
+    assert outcome.exit_code == 0
+    assert (job.input, str(job.output), job.overwrite) == ("in.jsonl", "out/", True)
+    assert job.columns == ColumnMapping(prompt_column="question", params_column="params")
+    assert (job.expected_column, job.num_examples) == ("answer", 3)
+    assert job.step_stats == Path("steps.parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("True", True), ("False", False), ("1", True), ("0", False), ("yes", True), ("no", False)],
+)
+def test_is_offline_means_what_it_reads(batch: FakeBatch, text: str, value: bool) -> None:
+    invoke("run", *REQUIRED, "--is-offline", text)
+
+    assert batch.job.engine_args.is_offline is value
+
+
+@pytest.mark.parametrize(("text", "value"), [("4096", 4096), ("4k", 4000), ("4K", 4096)])
+def test_sizes_have_units(batch: FakeBatch, text: str, value: int) -> None:
+    invoke("run", *REQUIRED, "--max-num-batched-tokens", text, "--max-model-len", text)
+
+    assert batch.job.engine_args.max_num_batched_tokens == value
+    assert batch.job.engine_args.max_model_len == value
+
+
+def test_flags_have_an_opposite(batch: FakeBatch) -> None:
+    invoke("run", *REQUIRED, "--no-enable-prefix-caching", "--trust-remote-code")
+
+    assert batch.job.engine_args.enable_prefix_caching is False
+    assert batch.job.engine_args.trust_remote_code is True
+
+
+def test_options_that_may_be_repeated_are_collected(batch: FakeBatch) -> None:
+    invoke("run", *REQUIRED, "--stop", "a", "--stop", "b c", "--stop-token-ids", "7")
+
+    assert batch.job.sampling_params.stop == ("a", "b c")
+    assert batch.job.sampling_params.stop_token_ids == (7,)
+
+
+def test_max_tokens_may_be_none(batch: FakeBatch) -> None:
+    invoke("run", *REQUIRED, "--max-tokens", "none")
+
+    assert batch.job.sampling_params.max_tokens is None
+
+
+def test_a_template_may_be_a_text_or_a_file(batch: FakeBatch, tmp_path: Path) -> None:
+    file = tmp_path / "template.jinja"
+    file.write_text("Q: {{ question }}\n", encoding="utf-8")
+
+    invoke("run", *REQUIRED, "--template", "{{ question }}")
+    invoke("run", *REQUIRED, "--template", f"@{file}")
+
+    assert [job.columns.template for job in batch.jobs] == ["{{ question }}", "Q: {{ question }}\n"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["--max-num-seqs", "4q"],
+            "Invalid value for '--max-num-seqs': '4q' is not a size; write for example 4096, 4k, "
+            "4K or 2GiB",
+        ),
+        (["--seed", "1.5"], "Invalid value for '--seed': '1.5' is not a whole number"),
+        (["--top-p", "half"], "Invalid value for '--top-p': 'half' is not a number"),
+        (
+            ["--spare-blocks-ratio", "much"],
+            "Invalid value for '--spare-blocks-ratio': 'much' is not a number",
+        ),
+        (
+            ["--is-offline", "maybe"],
+            "Invalid value for '--is-offline': 'maybe' is not a truth value; use True or False",
+        ),
+        (
+            ["--dtype", "int4"],
+            "Invalid value for '--dtype': 'int4' is not one of 'auto', 'float32', 'bfloat16', "
+            "'float16'.",
+        ),
+        (["--temperature", "-1"], "temperature must be at least 0, got -1.0"),
+        (["--template", "@nowhere"], "Invalid value for '--template': nowhere: cannot be read: "),
+        (["--quiet", "-v"], "--quiet and --verbose exclude each other; give one of them"),
+        (["--modle", "m"], "No such option '--modle'."),
+    ],
+)
+def test_a_bad_value_is_one_clear_line(batch: FakeBatch, args: list[str], message: str) -> None:
+    outcome = invoke("run", *REQUIRED, *args)
+
+    assert (outcome.exit_code, outcome.stdout, batch.jobs) == (2, "", [])
+    assert outcome.stderr.startswith(f"Error: {message}")
+    assert outcome.stderr.endswith(SEE_RUN)
+    assert outcome.stderr.count("\n") == 1
+
+
+def test_options_that_do_not_go_together_are_one_clear_line(batch: FakeBatch) -> None:
+    outcome = invoke("run", *REQUIRED, "--max-num-batched-tokens", "64")
+
+    assert (outcome.exit_code, batch.jobs) == (2, [])
+    assert outcome.stderr == (
+        "Error: max_num_batched_tokens (64) must be at least max_num_seqs (256), so that every "
+        "running request can have one token in a step\n"
+    )
+
+
+def test_an_unknown_option_or_command_suggests_the_closest() -> None:
+    assert "'--model'" in invoke("run", "--modle", "m").stderr
+    assert "'run'" in invoke("rnu").stderr
+
+
+def test_a_missing_option_is_named() -> None:
+    outcome = invoke("run", "-m", "m", "-o", "out.parquet")
+
+    assert outcome.exit_code == 2
+    assert outcome.stderr == f"Error: Missing option '-i' / '--input'.{SEE_RUN}"
