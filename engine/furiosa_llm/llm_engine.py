@@ -218,6 +218,8 @@ class LLMEngine:
         return packed
 
     def _stream_seed(self, request_id: str, params: SamplingParams, index: int) -> int:
+        if params.is_greedy:
+            return 0  # nothing is drawn
         if params.seed is not None:
             return stream_seed(params.seed, index)
         return stream_seed(self._seed, request_id, index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from furiosa_llm.outputs import CompletionOutput, RequestMetrics, RequestOutput
 from furiosa_llm.request import FinishReason, Request
@@ -16,67 +15,74 @@ class OutputProcessor:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._groups: dict[str, _Group] = {}
+        self._requests: dict[str, tuple[Request, ...]] = {}  # the n answers to each prompt
+        self._prompts: dict[str, str] = {}  # of those given as text
+        self._texts: dict[int, _GrowingText] = {}  # by request, where it is needed as it grows
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._groups
+        return request_id in self._requests
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._requests)
 
     def add(self, prompt: str | None, requests: Sequence[Request]) -> None:
         """Takes in a prompt with the requests of its n answers."""
-        self._groups[requests[0].group_id] = _Group(prompt, tuple(requests))
+        group_id = requests[0].group_id
+        self._requests[group_id] = tuple(requests)
+        if prompt is not None:
+            self._prompts[group_id] = prompt
 
     def remove(self, request_id: str) -> tuple[Request, ...]:
         """Forgets a prompt and returns its requests."""
-        return self._groups.pop(request_id).requests
+        requests = self._requests.pop(request_id)
+        self._prompts.pop(request_id, None)
+        for request in requests:
+            self._texts.pop(request.request_id, None)
+        return requests
 
     def read(self, request: Request) -> str | None:
         """Reads a request's new token. Returns the stop string that it completes, if any."""
         params = request.sampling_params
         if params.output_kind is RequestOutputKind.FINAL and not params.stop:
             return None  # decoded once, when complete
-        group = self._groups[request.group_id]
-        if group.texts is None:
-            group.texts = {
-                one.index: _GrowingText(
-                    Detokenizer(self._tokenizer, skip_special_tokens=params.skip_special_tokens)
-                )
-                for one in group.requests
-            }
-        return group.texts[request.index].read(request)
+        text = self._texts.get(request.request_id)
+        if text is None:
+            detokenizer = Detokenizer(
+                self._tokenizer, skip_special_tokens=params.skip_special_tokens
+            )
+            text = self._texts[request.request_id] = _GrowingText(detokenizer)
+        return text.read(request)
 
-    def outputs(self, requests: Sequence[Request]) -> list[RequestOutput]:
+    def outputs(self, changed: Sequence[Request]) -> list[RequestOutput]:
         """Returns what is to be handed out now that these requests have a new token."""
         outputs = []
-        for request_id in dict.fromkeys(request.group_id for request in requests):
-            group = self._groups[request_id]
-            kind = group.requests[0].sampling_params.output_kind
-            if group.is_finished or kind is not RequestOutputKind.FINAL:
-                outputs.append(self._output(group))
-            if group.is_finished:
-                self.remove(request_id)
+        for group_id in dict.fromkeys(request.group_id for request in changed):
+            requests = self._requests[group_id]
+            is_finished = all(request.is_finished for request in requests)
+            kind = requests[0].sampling_params.output_kind
+            if is_finished or kind is not RequestOutputKind.FINAL:
+                outputs.append(self._output(group_id, requests, is_finished=is_finished))
+            if is_finished:
+                self.remove(group_id)
         return outputs
 
-    def _output(self, group: _Group) -> RequestOutput:
-        requests = group.requests
+    def _output(
+        self, group_id: str, requests: Sequence[Request], *, is_finished: bool
+    ) -> RequestOutput:
         return RequestOutput(
-            request_id=requests[0].group_id,
-            prompt=group.prompt,
+            request_id=group_id,
+            prompt=self._prompts.get(group_id),
             prompt_token_ids=list(requests[0].prompt_token_ids),
-            outputs=[
-                self._completion(request, group.texts[request.index] if group.texts else None)
-                for request in requests
-            ],
-            finished=group.is_finished,
+            outputs=[self._completion(request) for request in requests],
+            finished=is_finished,
             num_cached_tokens=sum(r.account.num_cached_tokens for r in requests if r.account),
             num_output_tokens=sum(request.num_output_tokens for request in requests),
             metrics=_metrics(requests),
         )
 
-    def _completion(self, request: Request, growing: _GrowingText | None) -> CompletionOutput:
+    def _completion(self, request: Request) -> CompletionOutput:
         params = request.sampling_params
+        growing = self._texts.get(request.request_id)
         token_ids = request.output_token_ids
         text = ""
         if growing is not None:
@@ -94,19 +100,6 @@ class OutputProcessor:
             finish_reason=request.finish_reason,
             stop_reason=request.stop_reason,
         )
-
-
-@dataclass(slots=True, eq=False)
-class _Group:
-    """A prompt and its n answers."""
-
-    prompt: str | None
-    requests: tuple[Request, ...]
-    texts: dict[int, _GrowingText] | None = None  # by index of the answer, where needed
-
-    @property
-    def is_finished(self) -> bool:
-        return all(request.is_finished for request in self.requests)
 
 
 class _GrowingText:
