@@ -1,1 +1,61 @@
-"""Offline batch inference for large language models."""
+"""Offline batch inference for large language models.
+
+Importing this package is cheap: names that need torch load when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.errors import (
+    ConfigError,
+    DatasetError,
+    EngineError,
+    FuriosaLLMError,
+    ModelLoadError,
+    RequestError,
+)
+from furiosa_llm.outputs import CompletionOutput, RequestMetrics, RequestOutput, StepStats
+from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
+
+if TYPE_CHECKING:
+    from furiosa_llm.batch_job import BatchJob, run_batch_job
+    from furiosa_llm.batch_summary import BatchSummary
+    from furiosa_llm.llm_engine import LLMEngine
+
+__all__ = [
+    "BatchJob",
+    "BatchSummary",
+    "CompletionOutput",
+    "ConfigError",
+    "DatasetError",
+    "EngineArgs",
+    "EngineError",
+    "FuriosaLLMError",
+    "LLMEngine",
+    "ModelLoadError",
+    "RequestError",
+    "RequestMetrics",
+    "RequestOutput",
+    "RequestOutputKind",
+    "SamplingParams",
+    "StepStats",
+    "run_batch_job",
+]
+
+_LAZY_MODULES = {
+    "BatchJob": "furiosa_llm.batch_job",
+    "BatchSummary": "furiosa_llm.batch_summary",
+    "LLMEngine": "furiosa_llm.llm_engine",
+    "run_batch_job": "furiosa_llm.batch_job",
+}
+
+
+if not TYPE_CHECKING:  # out of mypy's sight, so that it still finds a misspelt import
+
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY_MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_LAZY_MODULES[name]), name)

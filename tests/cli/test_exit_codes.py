@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,16 +117,42 @@ def test_a_run_without_failures_ends_with_0_and_a_summary(batch: FakeBatch) -> N
     ]
 
 
-def test_a_closed_standard_output_ends_bench_without_a_traceback(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def closed(*_: object, **__: object) -> None:
-        raise BrokenPipeError
+def test_a_reader_that_left_ends_the_program_without_a_traceback() -> None:
+    code = "from furiosa_llm_cli.main import cli; cli(['version'])"
+    read_end, write_end = os.pipe()
+    os.close(read_end)
 
-    monkeypatch.setattr("furiosa_llm_cli.commands.version.program_version", closed)
-    monkeypatch.setattr("os.dup2", lambda *_: None)
-    monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
+    with os.fdopen(write_end, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
 
-    outcome = invoke("version")
+    assert (done.returncode, done.stderr) == (4, b"")
 
-    assert (outcome.exit_code, outcome.stderr, outcome.exception) == (4, "", None)
+
+def test_a_run_goes_on_when_no_one_reads_its_words(tmp_path: Path) -> None:
+    script = tmp_path / "long_run.py"
+    script.write_text(
+        "from furiosa_llm_cli.terminal import StderrConsole, say\n"
+        "say('first')\nsay('second')\n"
+        "console = StderrConsole()\nconsole.print('third')\nconsole.print('fourth')\n"
+        "print('finished')\n",
+        encoding="utf-8",
+    )
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+
+    with os.fdopen(write_end, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            stderr=closed,
+            check=False,
+        )
+
+    assert (done.returncode, done.stdout) == (0, b"finished\n")

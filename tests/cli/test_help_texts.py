@@ -32,7 +32,7 @@ from furiosa_llm_cli.main import cli
 try:
     cli({args!r}, prog_name="furiosa-llm")
 except SystemExit as stop:
-    print("exit", stop.code, [name for name in {HEAVY!r} if name in sys.modules])
+    print("exit", stop.code or 0, [name for name in {HEAVY!r} if name in sys.modules])
 """
 
     assert run_python(code).splitlines()[-1] == "exit 0 []"

@@ -28,7 +28,7 @@ def test_every_option_of_run_reaches_the_job(batch: FakeBatch) -> None:
 
     job = batch.job
     assert outcome.exit_code == 0
-    assert (job.input, str(job.output), job.overwrite) == ("in.jsonl", "out/", True)
+    assert (job.input, job.output, job.overwrite) == ("in.jsonl", "out/", True)
     assert job.columns == ColumnMapping(prompt_column="question", params_column="params")
     assert (job.expected_column, job.num_examples) == ("answer", 3)
     assert job.step_stats == Path("steps.parquet")

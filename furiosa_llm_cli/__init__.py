@@ -1,0 +1,1 @@
+"""The command `furiosa-llm`: parses options, calls the engine, shows how it went."""

@@ -1,0 +1,38 @@
+"""A Click command whose help sorts the options into sections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+INPUT_AND_OUTPUT = "Input and output"
+WORKLOAD = "Workload"
+SAMPLING = "Sampling"
+ENGINE = "Engine"
+DISPLAY = "Display"
+SECTIONS = (INPUT_AND_OUTPUT, WORKLOAD, SAMPLING, ENGINE, DISPLAY)
+
+
+class SectionedOption(click.Option):
+    """An option that knows under which heading its help stands."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class SectionedCommand(click.Command):
+    """A command whose help has one heading for each section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options, section by section."""
+        records: dict[str, list[tuple[str, str]]] = {section: [] for section in SECTIONS}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                records[getattr(param, "section", DISPLAY)].append(record)
+        for section, entries in records.items():
+            if entries:
+                with formatter.section(section):
+                    formatter.write_dl(entries)

@@ -1,0 +1,1 @@
+"""The commands of `furiosa-llm`, one module each."""

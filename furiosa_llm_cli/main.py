@@ -1,0 +1,119 @@
+"""The command group, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import click
+
+from furiosa_llm.errors import (
+    ConfigError,
+    DatasetError,
+    EngineError,
+    FuriosaLLMError,
+    ModelLoadError,
+)
+from furiosa_llm_cli.commands.bench import bench
+from furiosa_llm_cli.commands.run import run
+from furiosa_llm_cli.commands.version import version
+from furiosa_llm_cli.version import program_version
+
+# A RequestError is not among them: it becomes a row. One that comes here is a bug.
+_EXIT_CODES: dict[type[FuriosaLLMError], int] = {
+    ConfigError: 2,
+    DatasetError: 4,
+    ModelLoadError: 5,
+    EngineError: 6,
+}
+_EXIT_OUTPUT_CLOSED = 4
+_EXIT_STOPPED = 75
+
+
+class _Group(click.Group):
+    """Ends every failure that is not a bug with one line on stderr and its exit code."""
+
+    def main(self, *args: Any, **settings: Any) -> NoReturn:
+        """Runs the command line and exits."""
+        settings["standalone_mode"] = False
+        try:
+            result = super().main(*args, **settings)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "furiosa-llm"
+            _exit_with(f"{error.format_message()} (see '{path} --help')", error.exit_code)
+        except click.ClickException as error:
+            _exit_with(error.format_message(), error.exit_code)
+        except click.Abort as error:
+            # Click also turns EOFError into Abort, but that is a bug here: nothing asks the user.
+            if isinstance(error.__cause__, EOFError):
+                raise error.__cause__ from None
+            _exit_with("interrupted", _EXIT_STOPPED)
+        sys.exit(result)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command; an error of the engine becomes one of the command line."""
+        try:
+            return super().invoke(ctx)
+        except FuriosaLLMError as error:
+            code = _exit_code(error)
+            if code is None:
+                raise
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            failure = click.ClickException(str(error))
+            failure.exit_code = code  # type: ignore[misc]  # Click's own way to set it
+            raise failure from error
+        except KeyboardInterrupt:
+            raise click.Abort from None
+        except BrokenPipeError:
+            # Whoever read our output is gone. Python must not fail again when it flushes.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(_EXIT_OUTPUT_CLOSED) from None
+
+
+def _exit_code(error: FuriosaLLMError) -> int | None:
+    return next((code for cls, code in _EXIT_CODES.items() if isinstance(error, cls)), None)
+
+
+def _exit_with(message: str, code: int) -> NoReturn:
+    click.echo("Error: " + re.sub(r"\s*\n\s*", " ", message.strip()), err=True)
+    sys.exit(code)
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"furiosa-llm {program_version()}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_Group,
+    context_settings={
+        "auto_envvar_prefix": "FURIOSA_LLM",
+        "help_option_names": ["-h", "--help"],
+    },
+    epilog="Every option can also be set in the environment, as FURIOSA_LLM_RUN_MODEL for --model "
+    "of run, or in a file (--config).",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+def cli(*, debug: bool) -> None:
+    """Offline batch inference for large language models: prompts in, Parquet out."""
+
+
+cli.add_command(run)
+cli.add_command(bench)
+cli.add_command(version)

@@ -1,0 +1,206 @@
+"""The options that commands share: those of the engine, of sampling, of the input, of the display.
+
+Each decorator adds its options and hands the command one object in their place.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.errors import InvalidParamsError
+from furiosa_llm.options import Option, options_of
+from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm_cli.command import DISPLAY, ENGINE, INPUT_AND_OUTPUT, SAMPLING, SectionedOption
+from furiosa_llm_cli.config_file import config_option
+from furiosa_llm_cli.param_types import TemplateType, click_type
+
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Default:
+    """A default that differs from the dataclass's, and how help shows it."""
+
+    value: object
+    shown: str | None = None
+
+
+_SHORT_FLAGS = {"model": "-m"}
+_ENGINE_DEFAULTS = {"is_offline": _Default(True)}
+_SAMPLING_DEFAULTS = {
+    "temperature": _Default(0.0, "0, greedy"),
+    "max_tokens": _Default(256),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verbosity:
+    """How much a command says.
+
+    Attributes:
+        is_quiet: Nothing but errors.
+        level: 0 for progress and results, 1 for the engine's messages too, 2 for all of them.
+    """
+
+    is_quiet: bool
+    level: int
+
+
+def engine_options(command: Command) -> Command:
+    """Adds the options of `EngineArgs`; the command gets `engine_args`."""
+    return _from_dataclass(
+        command,
+        EngineArgs,
+        target="engine_args",
+        section=ENGINE,
+        defaults=_ENGINE_DEFAULTS,
+        first_section=INPUT_AND_OUTPUT,
+    )
+
+
+def sampling_options(command: Command) -> Command:
+    """Adds the options of `SamplingParams`; the command gets `sampling_params`."""
+    return _from_dataclass(
+        command,
+        SamplingParams,
+        target="sampling_params",
+        section=SAMPLING,
+        defaults=_SAMPLING_DEFAULTS,
+        first_section=SAMPLING,
+    )
+
+
+def column_options(command: Command) -> Command:
+    """Adds the options that say what a row's columns mean; the command gets `columns`."""
+
+    @functools.wraps(command)
+    def with_columns(
+        *,
+        prompt_column: str | None,
+        params_column: str | None,
+        template: str | None,
+        **values: object,
+    ) -> None:
+        columns = ColumnMapping(
+            prompt_column=prompt_column, params_column=params_column, template=template
+        )
+        command(columns=columns, **values)
+
+    return _decorated(
+        with_columns,
+        option(
+            "--prompt-column",
+            metavar="NAME",
+            section=INPUT_AND_OUTPUT,
+            help="Column of the prompt, instead of prompt, messages or prompt_token_ids.",
+        ),
+        option(
+            "--params-column",
+            metavar="NAME",
+            section=INPUT_AND_OUTPUT,
+            help="Column of a row's own sampling parameters.  [default: sampling_params]",
+        ),
+        option(
+            "--template",
+            type=TemplateType(),
+            section=INPUT_AND_OUTPUT,
+            help="Jinja template that makes the prompt out of a row's columns.",
+        ),
+    )
+
+
+def display_options(command: Command) -> Command:
+    """Adds --config, --quiet and --verbose; the command gets `verbosity`."""
+
+    @functools.wraps(command)
+    def with_verbosity(*, quiet: bool, verbose: int, **values: object) -> None:
+        if quiet and verbose:
+            raise click.UsageError("--quiet and --verbose exclude each other; give one of them")
+        command(verbosity=Verbosity(is_quiet=quiet, level=verbose), **values)
+
+    return _decorated(
+        with_verbosity,
+        config_option(section=DISPLAY),
+        option("--quiet", "-q", is_flag=True, section=DISPLAY, help="Say nothing but errors."),
+        option(
+            "--verbose",
+            "-v",
+            count=True,
+            section=DISPLAY,
+            help="Show the engine's messages too; -vv shows all.",
+        ),
+    )
+
+
+def option(*flags: str, section: str, **settings: Any) -> Callable[[Command], Command]:
+    """Declares an option that stands in a section of the help."""
+    return click.option(*flags, cls=SectionedOption, section=section, **settings)
+
+
+def _from_dataclass(
+    command: Command,
+    owner: type,
+    *,
+    target: str,
+    section: str,
+    defaults: Mapping[str, _Default],
+    first_section: str,
+) -> Command:
+    """Adds the options of a dataclass. A required one stands in the first section."""
+    entries = list(options_of(owner))
+
+    @functools.wraps(command)
+    def with_object(**values: object) -> None:
+        own = {entry.name: values.pop(entry.name) for entry in entries}
+        try:
+            built = owner(**own)
+        except InvalidParamsError as error:
+            raise click.UsageError(str(error)) from error
+        command(**{target: built}, **values)
+
+    return _decorated(
+        with_object,
+        *(
+            _click_option(
+                entry,
+                defaults.get(entry.name, _Default(entry.default)),
+                first_section if entry.required else section,
+            )
+            for entry in entries
+        ),
+    )
+
+
+def _click_option(entry: Option, default: _Default, section: str) -> Callable[[Command], Command]:
+    settings: dict[str, Any] = {"help": entry.help}
+    if entry.required:
+        settings["required"] = True
+    else:
+        settings["default"] = default.value
+        settings["show_default"] = default.shown or default.value not in (None, ())
+    if entry.is_flag:
+        return option(f"{entry.flag}/--no-{entry.flag[2:]}", section=section, **settings)
+    flags = [_SHORT_FLAGS[entry.name]] if entry.name in _SHORT_FLAGS else []
+    return option(
+        *flags,
+        entry.flag,
+        type=click_type(entry),
+        metavar=entry.metavar,
+        multiple=entry.multiple,
+        section=section,
+        **settings,
+    )
+
+
+def _decorated(command: Command, *decorators: Callable[[Command], Command]) -> Command:
+    """Applies decorators, so that help shows their options in this order."""
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command

@@ -1,0 +1,93 @@
+"""Click types for the parsers that an option brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from furiosa_llm.options import Option, parse_bool, parse_size
+
+_METAVARS: dict[Callable[[str], object], str] = {int: "N", float: "X", parse_bool: "True|False"}
+_PYTHON_MESSAGES = {
+    "invalid literal for int": "is not a whole number",
+    "could not convert string to float": "is not a number",
+}
+
+
+class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic since Click 8.5
+    """Reads a value with a function that raises ValueError when it cannot."""
+
+    def __init__(self, parse: Callable[[str], object], name: str) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Reads a text, or a value that a configuration file has as a number or truth value."""
+        text = str(value)
+        try:
+            return self._parse(text)
+        except ValueError as error:
+            self.fail(_clear_message(error, text), param, ctx)
+
+
+class TemplateType(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A text, or `@FILE` for the text in a file."""
+
+    name = "TEXT|@FILE"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Returns the text."""
+        text = str(value)
+        if not text.startswith("@"):
+            return text
+        try:
+            return Path(text[1:]).read_text(encoding="utf-8")
+        except OSError as error:
+            self.fail(f"{text[1:]}: cannot be read: {error.strerror}", param, ctx)
+        except UnicodeDecodeError:
+            self.fail(f"{text[1:]} is not a UTF-8 text", param, ctx)
+
+
+class RangeType(click.ParamType):  # type: ignore[type-arg]  # as above
+    """One length, or `LOW:HIGH` for lengths drawn evenly from LOW to HIGH, both included."""
+
+    name = "N|LOW:HIGH"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Returns the shortest and the longest length."""
+        if isinstance(value, tuple):
+            return value  # converted before
+        low, _, high = str(value).partition(":")
+        try:
+            lengths = parse_size(low), parse_size(high or low)
+        except ValueError:
+            self.fail(f"{value!r} is not a length; write 128, or 64:256", param, ctx)
+        if not 1 <= lengths[0] <= lengths[1]:
+            self.fail(f"{value!r} must hold lengths of at least 1, the lower first", param, ctx)
+        return lengths
+
+
+def click_type(entry: Option) -> click.ParamType:  # type: ignore[type-arg]  # as above
+    """Returns the Click type of an option."""
+    if entry.choices:
+        return click.Choice(entry.choices)
+    if entry.parse is str:
+        return click.STRING
+    return ParsedType(entry.parse, entry.metavar or _METAVARS.get(entry.parse, "SIZE"))
+
+
+def _clear_message(error: ValueError, text: str) -> str:
+    """Replaces the words of `int` and `float`, which are for programmers."""
+    message = str(error)
+    for start, clear in _PYTHON_MESSAGES.items():
+        if message.startswith(start):
+            return f"{text!r} {clear}"
+    return message

@@ -1,0 +1,62 @@
+"""Where words go: standard error, which may be a terminal, a file, or closed by its reader."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+from rich.console import Console
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class StderrConsole(Console):
+    """A console on standard error that falls silent when no one reads it any more.
+
+    A run of hours must not end because its terminal was closed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """Goes on without output."""
+        self.quiet = True
+        silence_stderr()
+
+
+def is_live_terminal() -> bool:
+    """Whether standard error is a terminal in which lines can be drawn over."""
+    # Not rich's own test: FORCE_COLOR makes it take a log file for a terminal.
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
+def say(text: str) -> None:
+    """Writes a line to standard error, if anyone reads it."""
+    try:
+        click.echo(text, err=True)
+    except BrokenPipeError:
+        silence_stderr()
+
+
+def silence_stderr() -> None:
+    """Sends what else is written to standard error nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def show_logs(level: int) -> None:
+    """Sends the engine's messages to standard error: its own for 1, everyone's for 2 or more.
+
+    Call it once the libraries are loaded: they set up loggers of their own.
+    """
+    hub = logging.getLogger("huggingface_hub")
+    if level < 1:
+        hub.setLevel(logging.ERROR)  # it warns of each retry, and then there is an error anyway
+        return
+    hub.handlers.clear()  # else its messages come twice
+    logging.basicConfig(format=_LOG_FORMAT, datefmt="%H:%M:%S", level=logging.WARNING)
+    logging.getLogger("furiosa_llm").setLevel(logging.INFO if level == 1 else logging.DEBUG)
+    if level > 1:
+        logging.getLogger().setLevel(logging.INFO)
