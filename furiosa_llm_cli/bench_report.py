@@ -17,7 +17,8 @@ from furiosa_llm_cli.formats import count, duration, percent, rate
 from furiosa_llm_cli.summary import Fact, facts_table, plain_facts
 
 if TYPE_CHECKING:
-    from furiosa_llm.benchmark import BenchmarkResult, Spread
+    from furiosa_llm.benchmark.figures import Spread
+    from furiosa_llm.benchmark.runner import BenchmarkResult
 
 _RATE_NAMES = {
     "requests": "requests/s",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -39,6 +40,7 @@ class _Group(click.Group):
     def main(self, *args: Any, **settings: Any) -> NoReturn:
         """Runs the command line and exits."""
         settings["standalone_mode"] = False
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
         try:
             result = super().main(*args, **settings)
         except click.exceptions.NoArgsIsHelpError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from furiosa_llm.config import CacheConfig, EngineArgs, ModelInfo, SchedulerConfig
-from furiosa_llm.errors import InvalidRowError
+from furiosa_llm.errors import EngineError, InvalidRowError
 from furiosa_llm.execution.local_executor import load_local_executor
 from furiosa_llm.execution.random_draws import stream_seed
 from furiosa_llm.output_processor import OutputProcessor
@@ -57,7 +57,7 @@ class LLMEngine:
             scheduler_config, cache_config, eos_token_ids=model_info.eos_token_ids, clock=clock
         )
         self._outputs = OutputProcessor(tokenizer)
-        self._vocab_size = model_info.vocab_size
+        self.vocab_size = model_info.vocab_size
         self._seed = seed
         self._clock = clock
         self._start_time = clock()
@@ -163,6 +163,9 @@ class LLMEngine:
     def step(self) -> list[RequestOutput]:
         """Runs one forward pass.
 
+        Raises:
+            EngineError: The model cannot run the step; the engine is of no use any more.
+
         Returns:
             Outputs of the prompts that have new tokens, as their `output_kind` asks for; an
             empty list when nothing is unfinished.
@@ -172,7 +175,7 @@ class LLMEngine:
         start = self._clock()
         step = self._scheduler.schedule()
         scheduled = self._clock()
-        result = self._executor.execute(step)
+        result = self._execute(step)
         changed = self._scheduler.update(step, result)
         for request in changed:
             stop_string = self._outputs.read(request)
@@ -181,6 +184,13 @@ class LLMEngine:
         self.last_step = self._stats(step, result, schedule_seconds=scheduled - start)
         self._num_steps += 1
         return self._outputs.outputs(changed)
+
+    def _execute(self, step: SchedulerOutput) -> StepResult:
+        try:
+            return self._executor.execute(step)
+        except (RuntimeError, MemoryError) as error:
+            reason = str(error).strip() or type(error).__name__
+            raise EngineError(f"step {self._num_steps} failed: {reason}") from error
 
     @property
     def _longest_sequence(self) -> int:
@@ -210,10 +220,10 @@ class LLMEngine:
             raise InvalidRowError(f"prompt_token_ids must be whole numbers: {error}") from error
         if not packed:
             raise InvalidRowError("the prompt is empty")
-        if min(packed) < 0 or max(packed) >= self._vocab_size:
+        if min(packed) < 0 or max(packed) >= self.vocab_size:
             worst = min(packed) if min(packed) < 0 else max(packed)
             raise InvalidRowError(
-                f"token id {worst} is not in the vocabulary of {self._vocab_size} tokens"
+                f"token id {worst} is not in the vocabulary of {self.vocab_size} tokens"
             )
         return packed
 

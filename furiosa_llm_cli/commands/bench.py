@@ -31,7 +31,7 @@ from furiosa_llm_cli.startup import without_gc
 from furiosa_llm_cli.terminal import say, show_logs
 
 if TYPE_CHECKING:
-    from furiosa_llm.benchmark import BenchmarkResult
+    from furiosa_llm.benchmark.runner import BenchmarkResult
 
 _DEFAULT_NUM_PROMPTS = 64
 _ONLY_RANDOM = ("input_len", "output_len")
@@ -131,20 +131,20 @@ def bench(
         raise click.UsageError(f"--json {json}: the folder {json.parent} does not exist")
     start = time.monotonic()
     with without_gc():
-        from furiosa_llm import benchmark  # loads torch
+        from furiosa_llm.benchmark import runner, workload  # loads torch
     import_seconds = time.monotonic() - start
     show_logs(verbosity.level)
-    result = benchmark.run_benchmark(
-        benchmark.BenchmarkSpec(
+    result = runner.run_benchmark(
+        runner.BenchmarkSpec(
             engine_args=engine_args,
             sampling_params=sampling_params,
-            workload=benchmark.RandomWorkload(
+            workload=workload.RandomWorkload(
                 num_prompts=num_prompts or _DEFAULT_NUM_PROMPTS,
                 input_len=input_len,
                 output_len=output_len,
             )
             if input is None
-            else benchmark.FileWorkload(input=input, num_prompts=num_prompts, columns=columns),
+            else workload.FileWorkload(input=input, num_prompts=num_prompts, columns=columns),
             num_warmups=warmup,
             num_repetitions=repetitions,
         ),
@@ -158,16 +158,16 @@ def bench(
             machine=machine(),
             versions=versions(),
         )
-    workload = (
+    described = (
         _random_text(num_prompts or _DEFAULT_NUM_PROMPTS, input_len, output_len)
         if input is None
         else f"{count(result.repetitions[0].num_requests)} prompts of {input}"
     )
-    _show(result, workload, import_seconds)
+    _show(result, described, import_seconds)
 
 
 def _refuse_pointless(ctx: click.Context, *, has_input: bool) -> None:
-    """Refuses what the workload would leave without effect."""
+    """Refuses what the described would leave without effect."""
     for name in _ONLY_RANDOM if has_input else _ONLY_FILE:
         if ctx.get_parameter_source(name) in (
             ParameterSource.COMMANDLINE,

@@ -7,14 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from furiosa_llm.benchmark import (
-    BenchmarkResult,
-    BenchmarkSpec,
-    FileWorkload,
-    RandomWorkload,
-    Repetition,
-    summarise,
-)
+from furiosa_llm.benchmark.figures import Repetition, summarise
+from furiosa_llm.benchmark.runner import BenchmarkResult, BenchmarkSpec
+from furiosa_llm.benchmark.workload import FileWorkload, RandomWorkload
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm_cli.bench_report import plain_result, print_result

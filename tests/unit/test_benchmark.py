@@ -7,19 +7,9 @@ from typing import Any
 
 import pytest
 
-from furiosa_llm.benchmark import (
-    BenchmarkResult,
-    BenchmarkSpec,
-    FileWorkload,
-    Percentiles,
-    RandomWorkload,
-    Repetition,
-    Spread,
-    Workload,
-    percentile,
-    run_benchmark,
-    summarise,
-)
+from furiosa_llm.benchmark.figures import Percentiles, Repetition, Spread, percentile, summarise
+from furiosa_llm.benchmark.runner import BenchmarkResult, BenchmarkSpec, run_benchmark
+from furiosa_llm.benchmark.workload import FileWorkload, RandomWorkload, Workload
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.sampling_params import SamplingParams

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -74,17 +77,29 @@ def load_model(path: str, *, dtype: torch.dtype, trust_remote_code: bool = False
 
 
 def _load_config(path: str, *, trust_remote_code: bool) -> Any:
+    _check_reachable(path)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        if not Path(path).exists():
-            raise ModelLoadError(
-                f"{path}: no such model: neither a checkpoint folder nor a hub id that can be "
-                "reached; check --model"
-            ) from error
         raise ModelLoadError(
             f"{path}: cannot read config.json as a model: {_one_line(error)}"
         ) from error
+
+
+def _check_reachable(path: str) -> None:
+    """Says at once that a model is neither here nor to be had, where the hub would try for long."""
+    if Path(path).exists():
+        return
+    missing = ModelLoadError(
+        f"{path}: no such model: neither a checkpoint folder nor a hub id that can be reached; "
+        "check --model"
+    )
+    try:
+        if isinstance(try_to_load_from_cache(path, "config.json"), str):
+            return
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except (OSError, ValueError) as error:
+        raise missing from error
 
 
 def _refuse_unserved(path: str, config: Any) -> None:

@@ -1,0 +1,158 @@
+"""Runs a benchmark."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from furiosa_llm.benchmark.figures import LATENCIES, BenchmarkSummary, Repetition, summarise
+from furiosa_llm.benchmark.workload import BenchmarkPrompt, PromptSource, Workload
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.errors import ConfigError, RequestError
+from furiosa_llm.llm_engine import LLMEngine
+from furiosa_llm.outputs import RequestOutput
+from furiosa_llm.sampling_params import SamplingParams
+
+_WARMUP_PROMPTS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkSpec:
+    """What to measure.
+
+    Attributes:
+        engine_args: How to load and run the model.
+        sampling_params: For every prompt, as far as the workload does not decide.
+        workload: The prompts.
+        num_warmups: Runs over a few prompts that are not measured.
+        num_repetitions: Runs that are.
+    """
+
+    engine_args: EngineArgs
+    sampling_params: SamplingParams
+    workload: Workload
+    num_warmups: int = 1
+    num_repetitions: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkResult:
+    """What was measured.
+
+    Attributes:
+        spec: What was asked for.
+        started_at: Date and time in UTC.
+        startup_seconds: Until the model was ready; in no rate.
+        num_blocks: Blocks of the KV cache.
+        block_size: Tokens in one of them.
+        num_unreadable: Rows of a file that are no prompts, left out.
+        repetitions: Each run.
+        summary: All of them together.
+    """
+
+    spec: BenchmarkSpec
+    started_at: str
+    startup_seconds: float
+    num_blocks: int
+    block_size: int
+    num_unreadable: int
+    repetitions: tuple[Repetition, ...]
+    summary: BenchmarkSummary
+
+
+def run_benchmark(
+    spec: BenchmarkSpec, *, report: Callable[[str], None] = lambda _: None
+) -> BenchmarkResult:
+    """Loads the model, warms it up and measures it. Prompts are tokenized before the clock starts.
+
+    Args:
+        spec: What to measure.
+        report: Called with a line of text when something begins or ends.
+
+    Raises:
+        ConfigError: The engine can answer none of the prompts, or options do not go together.
+        DatasetError: The input cannot be read.
+        ModelLoadError: The model cannot be loaded.
+    """
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    report("loading the model")
+    start = time.perf_counter()
+    engine = LLMEngine.from_engine_args(spec.engine_args)
+    startup_seconds = time.perf_counter() - start
+    prompts = PromptSource(
+        spec.workload, engine, params=spec.sampling_params, seed=spec.engine_args.seed
+    )
+    for index in range(spec.num_warmups):
+        report(f"warm-up {index + 1} of {spec.num_warmups}")
+        measure(engine, prompts.take(-1 - index)[:_WARMUP_PROMPTS])
+    repetitions = []
+    for index in range(spec.num_repetitions):
+        run = measure(engine, prompts.take(index))
+        repetitions.append(run)
+        report(
+            f"repetition {index + 1} of {spec.num_repetitions}: {run.seconds:.2f} s, "
+            f"{run.num_output_tokens / run.seconds:,.1f} tokens/s out"
+        )
+    return BenchmarkResult(
+        spec=spec,
+        started_at=started_at,
+        startup_seconds=startup_seconds,
+        num_blocks=engine.cache_config.num_blocks,
+        block_size=engine.cache_config.block_size,
+        num_unreadable=prompts.num_unreadable,
+        repetitions=tuple(repetitions),
+        summary=summarise(repetitions),
+    )
+
+
+def measure(engine: LLMEngine, prompts: Sequence[BenchmarkPrompt]) -> Repetition:
+    """Answers all prompts and takes the time.
+
+    Raises:
+        ConfigError: The engine refuses every one of them.
+    """
+    start = time.perf_counter()
+    refusals = _add_all(engine, prompts)
+    peak_usage = 0.0
+    outputs: list[RequestOutput] = []
+    while engine.has_unfinished_requests():
+        outputs += engine.step()
+        if (step := engine.last_step) is not None:
+            num_blocks = step.num_used_blocks + step.num_free_blocks
+            peak_usage = max(peak_usage, step.num_used_blocks / num_blocks)
+    seconds = time.perf_counter() - start
+    if not outputs:
+        raise ConfigError(
+            "the engine can answer none of the workload's prompts: "
+            + (refusals[0] if refusals else "there are none")
+        )
+    metrics = [output.metrics for output in outputs]
+    return Repetition(
+        seconds=seconds,
+        num_requests=len(outputs),
+        num_refused=len(refusals),
+        num_prompt_tokens=sum(output.num_prompt_tokens for output in outputs),
+        num_cached_tokens=sum(output.num_cached_tokens for output in outputs),
+        num_output_tokens=sum(output.num_output_tokens for output in outputs),
+        num_preemptions=sum(entry.num_preemptions for entry in metrics),
+        peak_kv_cache_usage=peak_usage,
+        latencies={
+            name: tuple(value for entry in metrics if (value := getattr(entry, name)) is not None)
+            for name in LATENCIES
+        },
+    )
+
+
+def _add_all(engine: LLMEngine, prompts: Sequence[BenchmarkPrompt]) -> list[str]:
+    """Returns why prompts were refused, a line for each of them."""
+    refusals = []
+    for index, prompt in enumerate(prompts):
+        try:
+            engine.add_request(
+                str(index), {"prompt_token_ids": prompt.token_ids}, prompt.sampling_params
+            )
+        except RequestError as error:
+            refusals.append(str(error))
+    return refusals
