@@ -13,57 +13,27 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from samples.tiny_words import (
+    FIELD_VALUES,
+    NUMBER_FIELDS,
+    REAL_WORDS,
+    TEMPLATES,
+    vocabulary_words,
+)
+
 HELD_OUT_SHARES = 10
 """One of this many possible questions is held out."""
+
+DIGITS = (1, 2, 2, 2)
+"""Numbers of digits that an operand may have, each as often as it is listed."""
 
 CONSONANTS = "bcdfghjklmnprstvwyz"
 VOWELS = "aeiou"
 
-_WORDS = (
-    "acorn amber anchor angle apple april arrow autumn bacon badge baker bamboo banana barrel "
-    "basket beach beard berry bishop blanket bottle branch brave bread brick bridge broom brown "
-    "brush bubble bucket butter button cabin cactus camel camera candle canvas captain carbon "
-    "carpet carrot castle cellar chain chair chalk cheese cherry chess chicken circle citrus "
-    "clock cloud clover coast cobra cocoa coffee comet copper coral cotton cousin cradle crane "
-    "crayon cream cricket crown crystal curtain dagger daisy dance desert diamond dinner doctor "
-    "dollar dolphin donkey dragon dream drum eagle earth elbow elm ember engine falcon farm "
-    "feather fence fern ferry fiddle field finger flag flame flower flute fog forest fork fossil "
-    "fox frog frost galaxy garden garlic giant ginger glacier glass globe glove goat grape grass "
-    "guitar hammer harbor harvest hawk hazel helmet hermit hill honey horse house hunter ice "
-    "island ivory jacket jaguar jar jelly jewel journey jungle kettle kitchen kite ladder lake "
-    "lantern lemon leopard library lily lion lizard lotus magnet mango maple marble market meadow "
-    "melon mirror moon morning mother mountain mouse music napkin needle nest nickel north oak "
-    "ocean olive onion orange orbit orchard otter owl oyster paddle palace panda paper parrot "
-    "pasta peach peanut pebble pencil pepper piano pigeon pillow pilot pine pirate pixel planet "
-    "plum pocket poem pond potato prairie prince pumpkin puzzle quartz queen rabbit radio rain "
-    "raven ribbon rice river robin rocket rose ruby saddle sail salmon sand scarf school sea "
-    "shadow shark sheep shell ship silver sketch sky sleep snow sock spark spider spoon spring "
-    "squid star stone storm stream sugar summer sun swan table tea temple thunder tiger timber "
-    "toast tomato tower train tree tulip tunnel turtle valley velvet violet violin walnut water "
-    "whale wheat willow window winter wolf wood yard year yellow zebra zero"
-)
-REAL_WORDS = tuple(_WORDS.split())
-
-FIELD_VALUES: dict[str, tuple[str, ...]] = {
-    "name": ("Ana", "Ben", "Carla", "David", "Elena", "Farid", "Greta", "Hugo", "Ines", "Jonas",
-             "Kira", "Liam", "Mina", "Noah", "Olga", "Pablo", "Rosa", "Sven", "Tara", "Yuki"),
-    "city": ("Oslo", "Lima", "Cairo", "Paris", "Quito", "Delhi", "Seoul", "Tokyo", "Bern", "Rome",
-             "Accra", "Dakar", "Hanoi", "Kyoto", "Lagos", "Milan", "Porto", "Turin", "Wuhan"),
-    "color": ("red", "blue", "green", "black", "white", "pink", "gray", "purple", "cyan", "gold"),
-    "animal": ("cat", "dog", "cow", "hen", "duck", "mule", "crab", "seal", "toad", "wasp"),
-}  # fmt: skip
-NUMBER_FIELDS = ("age", "size")
-
-SUM_DIGITS = (1, 2, 2, 2)
-DIFFERENCE_DIGITS = (1, 2, 2, 2)
-"""Numbers of digits that an operand may have, each as often as it is listed."""
-
-SYSTEM_PROMPTS = (
-    "You are a helpful assistant.",
-    "Answer briefly.",
-    "Give only the answer.",
-    "You are a careful assistant. Give only the answer.",
-)
+# Each of these is one token, so the model cannot spell it.
+_RESERVED = frozenset(vocabulary_words())
+_REAL = frozenset(REAL_WORDS)
+_REAL_VALUES = frozenset(value for values in FIELD_VALUES.values() for value in values)
 
 
 @dataclass(frozen=True)
@@ -97,57 +67,8 @@ def is_held_out(task: str, content: str) -> bool:
     return int.from_bytes(digest[:8], "big") % HELD_OUT_SHARES == 0
 
 
-# Tuples of phrasings; the one to use is drawn for every question.
-SUM_TEMPLATES = (
-    "What is {a} + {b}?",
-    "Add {a} and {b}.",
-    "Compute {a} + {b}.",
-)
-DIFFERENCE_TEMPLATES = (
-    "What is {a} - {b}?",
-    "Subtract {b} from {a}.",
-    "Compute {a} - {b}.",
-)
-REVERSE_TEMPLATES = (
-    "Reverse the word {word}.",
-    "Write {word} backwards.",
-    "Spell the word {word} in reverse.",
-)
-SORT_TEMPLATES = (
-    "Sort the letters of {word}.",
-    "Put the letters of {word} in alphabetical order.",
-)
-FIELD_TEMPLATES = (
-    "Give the {field} of {record} as JSON.",
-    "Extract the {field} from {record} as JSON.",
-)
-ALL_TEMPLATES = (
-    *SUM_TEMPLATES,
-    *DIFFERENCE_TEMPLATES,
-    *REVERSE_TEMPLATES,
-    *SORT_TEMPLATES,
-    *FIELD_TEMPLATES,
-)
-
-
-def vocabulary_words() -> list[str]:
-    """Lists the words that phrase the tasks; the tokenizer makes each of them one token.
-
-    Returns:
-        The words, sorted, without duplicates.
-    """
-    text = " ".join((*ALL_TEMPLATES, *SYSTEM_PROMPTS, *FIELD_VALUES, *NUMBER_FIELDS))
-    text = re.sub(r"\{\w+\}", " ", text) + " Question Answer"
-    return sorted(set(re.findall(r"[A-Za-z]{2,}", text)))
-
-
-_RESERVED = frozenset(vocabulary_words())
-_REAL = frozenset(REAL_WORDS)
-_REAL_VALUES = frozenset(value for values in FIELD_VALUES.values() for value in values)
-
-
-def _number(rng: random.Random, digits: tuple[int, ...]) -> int:
-    length = rng.choice(digits)
+def _number(rng: random.Random) -> int:
+    length = rng.choice(DIGITS)
     return rng.randrange(0 if length == 1 else 10 ** (length - 1), 10**length)
 
 
@@ -180,8 +101,8 @@ def make_sum(rng: random.Random) -> Example:
     Returns:
         The example.
     """
-    a, b = _number(rng, SUM_DIGITS), _number(rng, SUM_DIGITS)
-    question = rng.choice(SUM_TEMPLATES).format(a=a, b=b)
+    a, b = _number(rng), _number(rng)
+    question = rng.choice(TEMPLATES["sum"]).format(a=a, b=b)
     return Example("sum", f"{min(a, b)}+{max(a, b)}", question, str(a + b))
 
 
@@ -194,8 +115,8 @@ def make_difference(rng: random.Random) -> Example:
     Returns:
         The example.
     """
-    a, b = _number(rng, DIFFERENCE_DIGITS), _number(rng, DIFFERENCE_DIGITS)
-    question = rng.choice(DIFFERENCE_TEMPLATES).format(a=a, b=b)
+    a, b = _number(rng), _number(rng)
+    question = rng.choice(TEMPLATES["difference"]).format(a=a, b=b)
     return Example("difference", f"{a}-{b}", question, str(a - b))
 
 
@@ -209,7 +130,7 @@ def make_reverse(rng: random.Random) -> Example:
         The example.
     """
     word = _word(rng, 3, 7)
-    question = rng.choice(REVERSE_TEMPLATES).format(word=word)
+    question = rng.choice(TEMPLATES["reverse"]).format(word=word)
     return Example("reverse", word, question, word[::-1])
 
 
@@ -224,7 +145,7 @@ def make_sort(rng: random.Random) -> Example:
     """
     word = _word(rng, 3, 6)
     answer = "".join(sorted(word))
-    return Example("sort", answer, rng.choice(SORT_TEMPLATES).format(word=word), answer)
+    return Example("sort", answer, rng.choice(TEMPLATES["sort"]).format(word=word), answer)
 
 
 def _field_value(rng: random.Random, field: str) -> str | int:
@@ -251,7 +172,7 @@ def make_field(rng: random.Random) -> Example:
     record = {field: _field_value(rng, field) for field in fields}
     wanted = rng.choice(fields)
     text = json.dumps(record)
-    question = rng.choice(FIELD_TEMPLATES).format(field=wanted, record=text)
+    question = rng.choice(TEMPLATES["field"]).format(field=wanted, record=text)
     return Example("field", f"{wanted} {text}", question, json.dumps({wanted: record[wanted]}))
 
 

@@ -12,27 +12,30 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from samples import tiny_tasks, train_tiny_model
+from samples import tiny_batches, tiny_tasks, train_tiny_model
+from samples.tiny_accuracy import evaluate, generate
+from samples.tiny_model_card import Report
+from samples.tiny_prompts import chat_text, sample_rows
+from samples.tiny_training import TrainConfig
 
 SAMPLES = Path(train_tiny_model.__file__).resolve().parent
 CHECKPOINT = SAMPLES / "tiny-llama"
 MEGABYTE = 1_000_000
 
 
-def short_config(output: Path) -> train_tiny_model.TrainConfig:
-    return train_tiny_model.TrainConfig(
-        output, output / "prompts.jsonl", steps=24, batch=16, warmup=4, eval_prompts=10
-    )
+def short_config(output: Path) -> TrainConfig:
+    prompts = output / "prompts.jsonl"
+    return TrainConfig(output, prompts, 24, threads=1, batch=16, warmup=4, eval_prompts=10)
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, train_tiny_model.Report]:
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     output = tmp_path_factory.mktemp("first")
     return output, train_tiny_model.run(short_config(output))
 
 
 @pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, train_tiny_model.Report]:
+def second(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     output = tmp_path_factory.mktemp("second")
     return output, train_tiny_model.run(short_config(output))
 
@@ -47,14 +50,14 @@ def rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_the_loss_goes_down(first: tuple[Path, train_tiny_model.Report]) -> None:
+def test_the_loss_goes_down(first: tuple[Path, Report]) -> None:
     losses = first[1].losses
     assert len(losses) == 24
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
 
 
 def test_the_same_seed_gives_the_same_weights(
-    first: tuple[Path, train_tiny_model.Report], second: tuple[Path, train_tiny_model.Report]
+    first: tuple[Path, Report], second: tuple[Path, Report]
 ) -> None:
     weights, again = (load_file(output / "model.safetensors") for output, _ in (first, second))
     assert weights.keys() == again.keys()
@@ -63,7 +66,7 @@ def test_the_same_seed_gives_the_same_weights(
 
 
 def test_the_same_seed_gives_the_same_prompts(
-    first: tuple[Path, train_tiny_model.Report], second: tuple[Path, train_tiny_model.Report]
+    first: tuple[Path, Report], second: tuple[Path, Report]
 ) -> None:
     texts = {
         (output / "prompts.jsonl").read_text(encoding="utf-8") for output, _ in (first, second)
@@ -71,9 +74,7 @@ def test_the_same_seed_gives_the_same_prompts(
     assert len(texts) == 1
 
 
-def test_the_checkpoint_loads_with_transformers(
-    first: tuple[Path, train_tiny_model.Report],
-) -> None:
+def test_the_checkpoint_loads_with_transformers(first: tuple[Path, Report]) -> None:
     model = AutoModelForCausalLM.from_pretrained(first[0])
     assert isinstance(model, LlamaForCausalLM)
     assert model.config.num_key_value_heads < model.config.num_attention_heads
@@ -81,9 +82,7 @@ def test_the_checkpoint_loads_with_transformers(
     assert model.generation_config.eos_token_id == model.config.eos_token_id == 2
 
 
-def test_the_model_card_states_the_measured_accuracy(
-    first: tuple[Path, train_tiny_model.Report],
-) -> None:
+def test_the_model_card_states_the_measured_accuracy(first: tuple[Path, Report]) -> None:
     card = (first[0] / "README.md").read_text(encoding="utf-8")
     name, right, total = first[1].accuracy.rows()[-1]
     assert f"| {name} | {total} | {right} | {right / total:.1%} |" in card
@@ -96,10 +95,10 @@ def test_training_texts_are_never_held_out(monkeypatch: pytest.MonkeyPatch) -> N
         drawn.append(tiny_tasks.draw(rng, task, held_out=held_out))
         return drawn[-1]
 
-    monkeypatch.setattr(train_tiny_model, "draw", record)
+    monkeypatch.setattr(tiny_batches, "draw", record)
     rng = random.Random(0)
     for _ in range(500):
-        train_tiny_model.draw_training_text(rng)
+        tiny_batches.draw_training_text(rng)
     assert len(drawn) >= 500
     assert not any(tiny_tasks.is_held_out(e.task, e.content) for e in drawn)
 
@@ -158,7 +157,7 @@ def test_the_chat_template_writes_roles_and_one_bos_token(tokenizer: Any) -> Non
         "<s><|system|>Answer briefly.<|user|>Add 1 and 2.<|assistant|>3</s>"
         "<|user|>Add 3 and 4.<|assistant|>"
     )
-    assert text == train_tiny_model.chat_text(messages)
+    assert text == chat_text(messages)
     waiting = tokenizer.apply_chat_template(messages, tokenize=False)
     assert waiting == text.removesuffix("<|assistant|>")
 
@@ -168,7 +167,7 @@ def test_the_checkpoint_takes_at_most_six_megabytes() -> None:
 
 
 def test_the_checkpoint_answers_held_out_questions_right() -> None:
-    accuracy = train_tiny_model.evaluate(CHECKPOINT, 200, seed=11)
+    accuracy = evaluate(CHECKPOINT, 200, seed=11)
     _, right, total = accuracy.rows()[-1]
     assert total == 200
     assert right >= 0.98 * total
@@ -184,13 +183,13 @@ def test_the_checkpoint_answers_the_sample_prompts(tokenizer: Any) -> None:
         )
         for row in rows()
     ]
-    answers = train_tiny_model.generate(model, tokenizer, prompts)
+    answers = generate(model, tokenizer, prompts)
     right = [row["expected"] == answer for row, answer in zip(rows(), answers, strict=True)]
     assert sum(right) >= 0.95 * len(right)
 
 
 def test_the_sample_prompts_are_what_the_script_writes() -> None:
-    assert rows() == train_tiny_model.sample_rows()
+    assert rows() == sample_rows()
     assert 60 <= len(rows()) <= 100
     assert {row["task"] for row in rows()} == set(tiny_tasks.TASKS)
     assert all(("prompt" in row) != ("messages" in row) for row in rows())

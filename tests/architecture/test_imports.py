@@ -1,0 +1,46 @@
+"""What an import may cost, seen from a fresh interpreter."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import furiosa_llm
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "numba", "pyarrow", "datasets")
+
+
+def modules_after(code: str) -> set[str]:
+    """The top-level modules that are loaded once `code` has run."""
+    script = f"import sys\n{code}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    paths = os.pathsep.join([str(ROOT / "engine"), str(ROOT)])
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    return set(result.stdout.split())
+
+
+def test_importing_the_package_loads_no_heavy_library() -> None:
+    loaded = modules_after(
+        "import furiosa_llm\nfuriosa_llm.SamplingParams(), furiosa_llm.EngineArgs"
+    )
+
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_running_a_batch_loads_no_library_that_it_does_not_need() -> None:
+    loaded = modules_after("import furiosa_llm\nfuriosa_llm.run_batch_job")
+
+    assert {"torch", "pyarrow"} <= loaded
+    assert loaded.isdisjoint({"datasets", "pandas"})
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(hasattr(furiosa_llm, name) for name in furiosa_llm.__all__)
