@@ -16,6 +16,11 @@ from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
 
+# Below this, threads wait for each other longer than they work: on two cores, 10,000 rows of
+# a model of 0.8 million parameters take as long with one thread as with two, and many times longer
+# with two when another process wants a core.
+MIN_PARAMETERS_FOR_THREADS = 10_000_000
+
 _DTYPES = {
     "auto": torch.float32,
     "float32": torch.float32,
@@ -68,6 +73,8 @@ def load_local_executor(args: EngineArgs) -> LocalExecutor:
         device=device,
     )
     current_step = CurrentStep()
+    if loaded.num_parameters < MIN_PARAMETERS_FOR_THREADS:
+        torch.set_num_threads(1)
     backend = CpuAttention(num_threads=torch.get_num_threads())
     paged_attention.bind(loaded.layers, caches, current_step, backend)
     return LocalExecutor(

@@ -40,6 +40,11 @@ class LoadedModel:
     layers: tuple[AttentionLayer, ...]
     info: ModelInfo
 
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the model; those that two layers share count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
 
 def load_model(path: str, *, dtype: torch.dtype, trust_remote_code: bool = False) -> LoadedModel:
     """Loads the checkpoint in a folder or of a hub id.
