@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 
 run: $(READY)  ## Answer samples/prompts.jsonl with the embedded model
 	$(BIN)/furiosa-llm run --model samples/tiny-llama --input samples/prompts.jsonl \
-	  --output out.parquet --overwrite --expected-column expected --preview 8
+	  --output out.parquet --overwrite --expected-column expected --preview 10
 
 test: $(READY)  ## Run the fast tests
 	$(BIN)/python -m pytest

@@ -73,7 +73,7 @@ def sample_rows(per_task: int = 16, seed: int = 2) -> list[dict[str, Any]]:
         seed: Seed of the draw.
 
     Returns:
-        One row for each prompt.
+        One row for each prompt, the tasks in turn.
     """
     rng = random.Random(seed)
     rows: list[dict[str, Any]] = []
@@ -87,7 +87,7 @@ def sample_rows(per_task: int = 16, seed: int = 2) -> list[dict[str, Any]]:
                 turns = [*earlier, example] if number == per_task else [example]
                 row["messages"] = chat_messages(rng, turns)
             rows.append({**row, "expected": example.answer, "task": task})
-    return rows
+    return [row for number in range(per_task) for row in rows[number::per_task]]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -179,6 +179,7 @@ class _Batch:
                     )
 
     def _report(self, phase: str, engine: LLMEngine, elapsed_seconds: float) -> None:
+        step = engine.last_step if engine.has_unfinished_requests() else None
         self._on_progress(
             Progress(
                 phase=phase,
@@ -187,9 +188,9 @@ class _Batch:
                 num_failed=self._tally.num_failed,
                 num_prompt_tokens=self._tally.num_computed_prompt_tokens,
                 num_output_tokens=self._tally.num_sampled_tokens,
-                num_running=engine.num_running_requests,
-                num_waiting=engine.num_waiting_requests,
-                kv_cache_usage=engine.kv_cache_usage,
+                num_running=step.num_running if step else 0,
+                num_waiting=step.num_waiting if step else 0,
+                kv_cache_usage=step.kv_cache_usage if step else 0.0,
                 elapsed_seconds=elapsed_seconds,
             )
         )

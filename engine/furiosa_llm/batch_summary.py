@@ -164,9 +164,7 @@ class Tally:
         """Counts an engine step."""
         self.num_computed_prompt_tokens += stats.num_prefill_tokens + stats.num_cached_tokens
         self.num_sampled_tokens += stats.num_sampled_tokens
-        num_blocks = stats.num_used_blocks + stats.num_free_blocks
-        usage = stats.num_used_blocks / num_blocks
-        self.peak_kv_cache_usage = max(self.peak_kv_cache_usage, usage)
+        self.peak_kv_cache_usage = max(self.peak_kv_cache_usage, stats.kv_cache_usage)
 
     def counts(self) -> dict[str, int]:
         """Returns what the manifest tells of the rows."""

@@ -124,3 +124,8 @@ class StepStats:
     schedule_ms: float
     model_ms: float
     sample_ms: float
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """Share of the blocks that requests hold, from 0 to 1."""
+        return self.num_used_blocks / (self.num_used_blocks + self.num_free_blocks)

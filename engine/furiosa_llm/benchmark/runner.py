@@ -120,8 +120,7 @@ def measure(engine: LLMEngine, prompts: Sequence[BenchmarkPrompt]) -> Repetition
     while engine.has_unfinished_requests():
         outputs += engine.step()
         if (step := engine.last_step) is not None:
-            num_blocks = step.num_used_blocks + step.num_free_blocks
-            peak_usage = max(peak_usage, step.num_used_blocks / num_blocks)
+            peak_usage = max(peak_usage, step.kv_cache_usage)
     seconds = time.perf_counter() - start
     if not outputs:
         raise ConfigError(
