@@ -40,7 +40,8 @@ class _Group(click.Group):
     def main(self, *args: Any, **settings: Any) -> NoReturn:
         """Runs the command line and exits."""
         settings["standalone_mode"] = False
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)  # they end a run as Ctrl-C does
         try:
             result = super().main(*args, **settings)
         except click.exceptions.NoArgsIsHelpError as error:

@@ -20,7 +20,7 @@ from furiosa_llm.dataset.manifest import Manifest, describe_inputs
 from furiosa_llm.dataset.reader import RowSource, open_input
 from furiosa_llm.dataset.record import PromptRecord
 from furiosa_llm.dataset.step_stats import StepStatsWriter
-from furiosa_llm.dataset.target import check_output
+from furiosa_llm.dataset.target import check_output, check_side_file
 from furiosa_llm.dataset.writer import AnswerWriter
 from furiosa_llm.errors import DatasetError, RequestError
 from furiosa_llm.llm_engine import LLMEngine
@@ -90,7 +90,9 @@ class _Batch:
         job = self._job
         started = time.monotonic()
         source = open_input(job.input)
-        check_output(job.output, source.paths, overwrite=job.overwrite)
+        target = check_output(job.output, source.paths, overwrite=job.overwrite)
+        if job.step_stats is not None:
+            check_side_file(job.step_stats, source.paths, target, overwrite=job.overwrite)
         self._on_progress(Progress(phase="loading"))
         engine = LLMEngine.from_engine_args(job.engine_args)
         loaded = time.monotonic()

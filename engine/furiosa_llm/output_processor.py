@@ -75,7 +75,7 @@ class OutputProcessor:
             prompt_token_ids=list(requests[0].prompt_token_ids),
             outputs=[self._completion(request) for request in requests],
             finished=is_finished,
-            num_cached_tokens=sum(r.account.num_cached_tokens for r in requests if r.account),
+            num_cached_tokens=requests[0].account.num_cached_tokens if requests[0].account else 0,
             num_output_tokens=sum(request.num_output_tokens for request in requests),
             metrics=_metrics(requests),
         )

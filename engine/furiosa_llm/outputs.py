@@ -59,7 +59,7 @@ class RequestOutput:
         prompt_token_ids: The prompt as the model saw it.
         outputs: Its n answers, by index.
         finished: Whether every answer is complete.
-        num_cached_tokens: Prompt tokens that the prefix cache spared.
+        num_cached_tokens: Prompt tokens that the prefix cache spared the first answer.
         num_output_tokens: Tokens of all answers together.
         metrics: Its cost so far.
         replica: The data-parallel replica that ran it.
@@ -86,8 +86,8 @@ class StepStats:
     """The account of one engine step.
 
     Over a run in which every request finishes, the sums hold: prefill and cached tokens are the
-    rows' prompt tokens, sampled tokens their output tokens, recomputed tokens their recomputed
-    tokens.
+    rows' prompt tokens (n times over where a prompt has n answers), sampled tokens their output
+    tokens, recomputed tokens their recomputed tokens.
 
     Attributes:
         replica: The data-parallel replica that ran the step.

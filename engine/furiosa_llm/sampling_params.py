@@ -98,6 +98,10 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        for name in _INTEGERS:
+            value = getattr(self, name)
+            if isinstance(value, float) and value.is_integer():  # 3.0, as tables store it
+                object.__setattr__(self, name, int(value))
         for name in ("stop", "stop_token_ids"):
             object.__setattr__(self, name, _tuple_of(name, getattr(self, name)))
         self._check_types()
@@ -133,11 +137,11 @@ class SamplingParams:
         return dataclasses.replace(self, **changes) if changes else self  # type: ignore[arg-type]
 
     def _check_types(self) -> None:
-        for name in ("n", "top_k", "min_tokens"):
-            _require(_is_int(getattr(self, name)), name, getattr(self, name), "a whole number")
-        for name in ("max_tokens", "seed"):
+        for name in _INTEGERS:
             value = getattr(self, name)
-            _require(value is None or _is_int(value), name, value, "a whole number or null")
+            may_be_null = name in ("max_tokens", "seed")
+            wanted = "a whole number or null" if may_be_null else "a whole number"
+            _require(_is_int(value) or (may_be_null and value is None), name, value, wanted)
         for name in _FLOATS:
             _require(_is_finite(getattr(self, name)), name, getattr(self, name), "a finite number")
         for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
@@ -188,6 +192,7 @@ class SamplingParams:
 PARAMETER_NAMES = frozenset(
     field.name for field in dataclasses.fields(SamplingParams) if field.name != "output_kind"
 )
+_INTEGERS = ("n", "top_k", "max_tokens", "min_tokens", "seed")
 _FLOATS = (
     "temperature",
     "top_p",
@@ -217,9 +222,9 @@ def _is_int(value: object) -> bool:
 
 
 def _is_finite(value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return abs(value) < 2**63 and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return _is_int(value)
 
 
 def _tuple_of(name: str, value: object) -> tuple[object, ...]:

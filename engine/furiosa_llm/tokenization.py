@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from furiosa_llm.errors import InvalidRowError, ModelLoadError
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a character
 
 
@@ -144,6 +145,15 @@ def _load(path: str, *, mode: str, trust_remote_code: bool) -> Any:
             path, use_fast=mode != "slow", trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        reason = "no such folder" if not Path(path).exists() else str(error).split("\n")[0]
-        raise ModelLoadError(f"{path}: cannot load a tokenizer: {reason}") from error
+        raise ModelLoadError(
+            f"{path}: cannot load a tokenizer: {_reason(path, error)}; check --tokenizer"
+        ) from error
     return tokenizer
+
+
+def _reason(path: str, error: BaseException) -> str:
+    if not Path(path).exists():
+        return "no such folder"
+    if not any((Path(path) / name).exists() for name in _TOKENIZER_FILES):
+        return f"the folder has none of {', '.join(_TOKENIZER_FILES)}"
+    return str(error).split("\n")[0]

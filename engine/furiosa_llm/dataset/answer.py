@@ -94,7 +94,7 @@ def error_answer(
         stop_reason=None,
         error_code=error.code,
         error=str(error),
-        num_prompt_tokens=0,
+        num_prompt_tokens=getattr(error, "num_prompt_tokens", 0),
         num_output_tokens=0,
         num_cached_tokens=0,
         queue_s=None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from furiosa_llm.dataset.durable import writing
+from furiosa_llm.dataset.run_lock import is_locked
 from furiosa_llm.errors import ConfigError, DatasetError
 
 FOLDER_MANIFEST = "_manifest.json"
@@ -50,15 +51,37 @@ def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool)
         DatasetError: Something is there already, or the folder is missing or not writable.
     """
     target = OutputTarget.of(output)
+    if str(output) == "-":
+        raise ConfigError("--output - is not possible: Parquet cannot be streamed; name a file")
     if target.path.name in ("", ".."):
         raise ConfigError(f"--output {output} has no name of its own; name a file or a new folder")
     for path in inputs:
         _check_input(path, target)
     check_replaceable(target, overwrite=overwrite)
-    if target.parts_folder.exists() and not overwrite:
+    if target.parts_folder.exists() and (is_locked(target.parts_folder) or not overwrite):
         raise unfinished_run(target)
-    _check_parent(target)
+    _check_parent(target.path.parent)
     return target
+
+
+def check_side_file(
+    path: Path, inputs: Iterable[Path], output: OutputTarget, *, overwrite: bool
+) -> None:
+    """Checks before a run that a file beside the output may and can be written.
+
+    Raises:
+        ConfigError: It is the output or one of the inputs.
+        DatasetError: It exists already, or its folder is missing or not writable.
+    """
+    if path.resolve() == output.path.resolve():
+        raise ConfigError(f"--step-stats {path} is the output, too; choose another file")
+    if any(path.resolve() == other.resolve() for other in inputs):
+        raise ConfigError(f"--step-stats {path} is an input, too; choose another file")
+    if path.is_dir():
+        raise DatasetError(f"{path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise DatasetError(f"{path} exists already; choose another file or use --overwrite")
+    _check_parent(path.parent)
 
 
 def _check_input(path: Path, target: OutputTarget) -> None:
@@ -102,14 +125,18 @@ def check_replaceable(target: OutputTarget, *, overwrite: bool) -> None:
 
 
 def unfinished_run(target: OutputTarget) -> DatasetError:
-    """Says that an earlier run to the same output did not finish."""
+    """Says that another run to the same output goes on, or did not finish."""
+    if is_locked(target.parts_folder):
+        return DatasetError(
+            f"{target.path} is being written by another run; wait for its end, or choose another "
+            "output"
+        )
     return DatasetError(
         f"{target.parts_folder} holds the rows of an unfinished run; start again with --overwrite"
     )
 
 
-def _check_parent(target: OutputTarget) -> None:
-    parent = target.path.parent
+def _check_parent(parent: Path) -> None:
     if not parent.is_dir():
         raise DatasetError(f"{parent} is not an existing folder; create it or choose another")
     if not os.access(parent, os.W_OK | os.X_OK):

@@ -16,6 +16,7 @@ from furiosa_llm.dataset.durable import durable_file, sync_folder, writing
 from furiosa_llm.dataset.final import write_final_file, write_final_folder
 from furiosa_llm.dataset.manifest import Manifest
 from furiosa_llm.dataset.parts import PartInfo, joined_columns, write_part
+from furiosa_llm.dataset.run_lock import RunLock
 from furiosa_llm.dataset.schema import output_names
 from furiosa_llm.dataset.target import OutputTarget, check_output, check_replaceable, unfinished_run
 from furiosa_llm.errors import DatasetError
@@ -62,6 +63,7 @@ class AnswerWriter:
         self._waiting: list[AnswerRow] = []
         self._waiting_bytes = 0
         self._parts: list[PartInfo] = []
+        self._lock = RunLock(self._target.parts_folder)
 
     def __enter__(self) -> AnswerWriter:
         check_output(self._output, (), overwrite=self._overwrite)
@@ -73,6 +75,7 @@ class AnswerWriter:
                 folder.mkdir()
             except FileExistsError as error:
                 raise unfinished_run(self._target) from error
+            self._lock.acquire()
             sync_folder(folder.parent)
         with durable_file(folder / PARTS_MANIFEST) as file:
             file.write(self._manifest.to_json().encode())
@@ -91,6 +94,11 @@ class AnswerWriter:
                 raise
             # What ended the run matters more than what it took along.
             _logger.warning("%d finished rows are lost: %s", len(self._waiting), error)
+        finally:
+            self._lock.release()
+        if exc is not None and not self._parts:
+            # Nothing to keep, and an empty folder would stand in the way of the next run.
+            shutil.rmtree(self._target.parts_folder, ignore_errors=True)
 
     @property
     def renamed(self) -> dict[str, str]:

@@ -65,8 +65,12 @@ def load_model(path: str, *, dtype: torch.dtype, trust_remote_code: bool = False
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ModelLoadError(f"{path}: cannot load the weights: {_one_line(error)}") from error
+    except RuntimeError as error:
+        raise ModelLoadError(
+            f"{path}: the weights do not fit config.json: {_one_line(error)}"
+        ) from error
     model.eval()
     name = type(model).__name__
     layers = _find_layers(path, name, model)

@@ -120,7 +120,7 @@ def test_the_output_appears_only_when_it_is_complete(tmp_path: Path) -> None:
         writer.finish({"note": "x"})
 
     assert during == [
-        "manifest.json", "out.parquet.parts", "part-000000.parquet", "part-000001.parquet",
+        "lock", "manifest.json", "out.parquet.parts", "part-000000.parquet", "part-000001.parquet",
     ]  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
     metadata = pq.read_schema(output).metadata
@@ -307,6 +307,47 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(
         f"{parts / failing}.parquet: cannot be written: File too large",
         f"{tmp_path}/steps.parquet: cannot be written: File too large",
     ]
-    assert [path.name for path in tmp_path.iterdir()] == [parts.name]
+    # Without a row saved there is nothing to keep, and nothing in the way of the next run.
+    kept = [parts.name] if failing == "merged" else []
+    assert [path.name for path in tmp_path.iterdir()] == kept
     assert not list(parts.glob("*.tmp"))
     assert len(list(parts.glob("part-*"))) == (0 if failing == "part-000000" else 2)
+
+
+def test_a_second_run_to_the_same_output_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    output = tmp_path / "out.parquet"
+    with AnswerWriter(output, manifest=MANIFEST) as writer:
+        writer.write(make_answer(0))
+
+        for overwrite in (False, True):
+            second = AnswerWriter(output, manifest=MANIFEST, overwrite=overwrite)
+            with pytest.raises(DatasetError, match="is being written by another run"), second:
+                pass
+
+        writer.finish({})
+    assert pq.read_table(output).num_rows == 1
+
+
+def test_the_lock_of_a_dead_run_holds_no_one_up(tmp_path: Path) -> None:
+    output = tmp_path / "out.parquet"
+    parts = tmp_path / "out.parquet.parts"
+    parts.mkdir()
+    (parts / "lock").touch()
+
+    with pytest.raises(DatasetError, match="holds the rows of an unfinished run"):
+        AnswerWriter(output, manifest=MANIFEST).__enter__()
+
+    with AnswerWriter(output, manifest=MANIFEST, overwrite=True) as writer:
+        writer.finish({})
+    assert output.exists()
+
+
+def test_a_run_that_fails_before_its_first_part_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with AnswerWriter(tmp_path / "out.parquet", manifest=MANIFEST):
+            raise KeyError("something else")
+
+    with pytest.raises(KeyError):
+        fail()
+
+    assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from furiosa_llm.dataset.target import OutputTarget, check_output
+from furiosa_llm.dataset.target import OutputTarget, check_output, check_side_file
 from furiosa_llm.errors import ConfigError, DatasetError
 
 
@@ -103,3 +103,30 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(folder: Path) -> None:
     target = check_output("link.parquet", [], overwrite=True)
 
     assert target.path == (folder / "real.parquet").resolve()
+
+
+def test_standard_output_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Parquet cannot be streamed"):
+        check_output("-", [], overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "overwrite", "error", "message"),
+    [
+        ("in.jsonl", True, ConfigError, "is an input, too"),
+        ("out.parquet", True, ConfigError, "is the output, too"),
+        ("old.parquet", False, DatasetError, "exists already"),
+        ("missing/steps.parquet", True, DatasetError, "missing is not an existing folder"),
+        ("folder", True, DatasetError, "is a folder"),
+    ],
+)
+def test_a_file_beside_the_output_destroys_nothing(
+    folder: Path, path: str, overwrite: bool, error: type[Exception], message: str
+) -> None:
+    (folder / "in.jsonl").touch()
+    (folder / "old.parquet").touch()
+    (folder / "folder").mkdir()
+    target = check_output("out.parquet", [], overwrite=False)
+
+    with pytest.raises(error, match=message):
+        check_side_file(Path(path), [Path("in.jsonl")], target, overwrite=overwrite)
