@@ -27,7 +27,7 @@ from furiosa_llm_cli.options import (
     sampling_options,
 )
 from furiosa_llm_cli.param_types import RangeType
-from furiosa_llm_cli.startup import without_gc
+from furiosa_llm_cli.startup import loading_libraries
 from furiosa_llm_cli.terminal import say, show_logs
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def bench(
     if json is not None and not json.parent.is_dir():
         raise click.UsageError(f"--json {json}: the folder {json.parent} does not exist")
     start = time.monotonic()
-    with without_gc():
+    with loading_libraries():
         from furiosa_llm.benchmark import runner, workload  # loads torch
     import_seconds = time.monotonic() - start
     show_logs(verbosity.level)

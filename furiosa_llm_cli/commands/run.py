@@ -21,7 +21,7 @@ from furiosa_llm_cli.options import (
     option,
     sampling_options,
 )
-from furiosa_llm_cli.startup import without_gc
+from furiosa_llm_cli.startup import loading_libraries
 from furiosa_llm_cli.summary import plain_summary, print_summary
 from furiosa_llm_cli.terminal import StderrConsole, is_live_terminal, say, show_logs
 
@@ -121,7 +121,7 @@ def run(
     """
     with choose_display(verbosity) as display:
         start = time.monotonic()
-        with without_gc():
+        with loading_libraries():
             from furiosa_llm.batch_job import BatchJob, run_batch_job  # loads torch
         import_seconds = time.monotonic() - start
         show_logs(verbosity.level)
