@@ -57,20 +57,26 @@ class LongestFirstQueue:
     """The request that may compute the most tokens first.
 
     No one waits for a single answer, and no long request is left to run alone at the end
-    (longest processing time first, Graham 1969).
+    (longest processing time first, Graham 1969). Requests of equal length keep their order.
     """
 
     def __init__(self) -> None:
         self._put_back: deque[Request] = deque()
-        self._requests: list[tuple[int, int, Request]] = []  # heap; ties by number
+        self._by_length: dict[int, deque[Request]] = {}
+        self._lengths: list[int] = []  # heap of those there are, negative: the longest first
+        self._num_requests = 0
 
     def __len__(self) -> int:
-        return len(self._put_back) + len(self._requests)
+        return len(self._put_back) + self._num_requests
 
     def add(self, request: Request) -> None:
-        """Adds a new request at the place of its length."""
+        """Adds a new request behind those of its length."""
         length = request.num_prompt_tokens + request.max_tokens
-        heapq.heappush(self._requests, (-length, request.request_id, request))
+        if length not in self._by_length:
+            self._by_length[length] = deque()
+            heapq.heappush(self._lengths, -length)
+        self._by_length[length].append(request)
+        self._num_requests += 1
 
     def put_back(self, request: Request) -> None:
         """Adds a preempted request, ahead of all others."""
@@ -78,10 +84,16 @@ class LongestFirstQueue:
 
     def peek(self) -> Request:
         """Returns the longest request, or one that was put back."""
-        return self._put_back[0] if self._put_back else self._requests[0][2]
+        return self._put_back[0] if self._put_back else self._by_length[-self._lengths[0]][0]
 
     def pop(self) -> Request:
         """Takes that request out."""
         if self._put_back:
             return self._put_back.popleft()
-        return heapq.heappop(self._requests)[2]
+        length = -self._lengths[0]
+        request = self._by_length[length].popleft()
+        self._num_requests -= 1
+        if not self._by_length[length]:
+            del self._by_length[length]
+            heapq.heappop(self._lengths)
+        return request

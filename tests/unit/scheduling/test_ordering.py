@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from furiosa_llm.scheduling.ordering import FifoQueue, LongestFirstQueue, WaitingQueue
 from tests.factories import make_request
 
@@ -23,6 +26,22 @@ def test_the_offline_request_that_may_compute_the_most_tokens_starts_first() -> 
         queue.add(make_request(index, num_prompt_tokens=prompt, max_tokens=answer))
 
     assert drain(queue) == [2, 1, 0, 3]
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(1, 4)), max_size=30))
+def test_the_longest_comes_out_first_however_adds_and_pops_mix(lengths: list[int | None]) -> None:
+    queue = LongestFirstQueue()
+    waiting: list[tuple[int, int]] = []  # length, negative number: earlier ones are larger
+    for index, length in enumerate(lengths):
+        if length is not None:
+            queue.add(make_request(index, num_prompt_tokens=length))
+            waiting.append((length, -index))
+        elif waiting:
+            expected = max(waiting)
+            waiting.remove(expected)
+            assert queue.pop().request_id == -expected[1]
+
+    assert drain(queue) == [-number for _, number in sorted(waiting, reverse=True)]
 
 
 def test_a_preempted_request_starts_before_all_others() -> None:
