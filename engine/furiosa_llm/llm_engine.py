@@ -96,16 +96,6 @@ class LLMEngine:
         return len(self._outputs)
 
     @property
-    def num_running_requests(self) -> int:
-        """Answers that hold KV-cache blocks."""
-        return self._scheduler.num_running
-
-    @property
-    def num_waiting_requests(self) -> int:
-        """Answers that wait for blocks."""
-        return self._scheduler.num_waiting
-
-    @property
     def kv_cache_usage(self) -> float:
         """Share of the KV-cache blocks that requests hold, from 0 to 1."""
         return self._scheduler.kv_cache_usage

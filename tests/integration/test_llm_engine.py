@@ -78,6 +78,21 @@ def test_an_answer_ends_before_its_stop_string(engine: LLMEngine, kind: RequestO
     assert (last.finish_reason, last.stop_reason) == ("stop", stop)
 
 
+def test_a_stop_string_that_the_last_token_completes_is_the_reason(engine: LLMEngine) -> None:
+    whole = answer_all(engine, ["hello"], GREEDY)[0].outputs[0]
+    length = next(i for i in range(5, 12) if len(engine_text(engine, whole.token_ids[:i])) >= 3)
+    stop = engine_text(engine, whole.token_ids[:length])[-2:]
+    params = SamplingParams(temperature=0, max_tokens=length, stop=(stop,))
+
+    answer = answer_all(engine, ["hello"], params)[0].outputs[0]
+
+    assert (answer.finish_reason, answer.stop_reason) == ("stop", stop)
+
+
+def engine_text(engine: LLMEngine, token_ids: list[int]) -> str:
+    return engine.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
 def test_a_stop_string_can_be_kept(engine: LLMEngine) -> None:
     whole = answer_all(engine, ["hello"], GREEDY)[0].outputs[0].text
     stop = whole[4:7]

@@ -116,8 +116,14 @@ class Scheduler:
     def finish(
         self, request: Request, reason: FinishReason, stop_reason: str | int | None = None
     ) -> None:
-        """Ends a request early: a stop string was found, or its answer is no longer wanted."""
-        if not request.is_finished:
+        """Ends a request early: a stop string was found, or its answer is no longer wanted.
+
+        One that its last token has ended already only gets the reason: a stop string goes before
+        the length that it reached at the same time.
+        """
+        if request.is_finished:
+            request.finish_reason, request.stop_reason = reason, stop_reason
+        else:
             self._finish(request, reason, stop_reason, self._clock())
 
     def check_integrity(self) -> None:
