@@ -41,7 +41,8 @@ class _Group(click.Group):
         """Runs the command line and exits."""
         settings["standalone_mode"] = False
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)  # they end a run as Ctrl-C does
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored: leave that
+                signal.signal(number, signal.default_int_handler)  # as Ctrl-C ends a run
         try:
             result = super().main(*args, **settings)
         except click.exceptions.NoArgsIsHelpError as error:

@@ -61,7 +61,7 @@ def test_a_missing_model_is_one_line_and_exit_code_5(tmp_path: Path) -> None:
     assert not output.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_run_with_exit_code_75_and_leaves_no_half_output(
     number: signal.Signals, tmp_path: Path
 ) -> None:

@@ -96,7 +96,12 @@ class AnswerWriter:
             _logger.warning("%d finished rows are lost: %s", len(self._waiting), error)
         finally:
             self._lock.release()
-        if exc is not None and not self._parts:
+        if exc is None:
+            return
+        if self._parts:
+            num_rows = sum(part.num_rows for part in self._parts)
+            _logger.warning("%d finished rows are in %s", num_rows, self._target.parts_folder)
+        else:
             # Nothing to keep, and an empty folder would stand in the way of the next run.
             shutil.rmtree(self._target.parts_folder, ignore_errors=True)
 
