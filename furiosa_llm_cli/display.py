@@ -58,13 +58,8 @@ class SilentDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
+    def __exit__(self, *_: object) -> None:
+        """Has nothing to take away."""
 
     def update(self, progress: Progress) -> None:
         """Does nothing."""
@@ -91,13 +86,8 @@ class PlainDisplay:
         self._start(_LOADING, _PHASE_TEXTS[_LOADING])
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
+    def __exit__(self, *_: object) -> None:
+        """Has nothing to take away."""
 
     def update(self, progress: Progress) -> None:
         """Writes a line if it is time for one."""

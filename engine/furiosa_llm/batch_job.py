@@ -150,23 +150,25 @@ class _Batch:
                 step_stats = stack.enter_context(StepStatsWriter(job.step_stats))
             while engine.has_unfinished_requests() or not feed.is_exhausted:
                 for answer, preview in self._fill(engine, feed):
-                    self._tally.add_row(answer, preview)
-                    writer.write(answer)
+                    self._keep(writer, answer, preview)
                 if not engine.has_unfinished_requests():
                     continue
                 for output in engine.step():
                     answer = answer_of(self._pending.pop(output.request_id), output)
-                    self._tally.add_row(answer, self._previews.pop(answer.row_index, ""))
-                    writer.write(answer)
+                    self._keep(writer, answer, self._previews.pop(answer.row_index, ""))
                 assert engine.last_step is not None
                 self._tally.add_step(engine.last_step)
                 if step_stats is not None:
                     step_stats.write(engine.last_step)
                 self._report("answering", engine, time.monotonic() - started)
 
+    def _keep(self, writer: AnswerWriter, answer: AnswerRow, preview: str) -> None:
+        self._tally.add_row(answer, preview)
+        writer.write(answer)
+
     def _fill(self, engine: LLMEngine, feed: PromptFeed) -> Iterator[tuple[AnswerRow, str]]:
         """Hands rows to the engine while it has room. Yields those that cannot be answered."""
-        limit = self._job.engine_args.max_processing_samples
+        limit = engine.scheduler_config.max_processing_samples
         while engine.num_unfinished_requests < limit:
             rows = feed.take(wait=not engine.has_unfinished_requests())
             if not rows:

@@ -210,8 +210,9 @@ class LLMEngine:
             raise InvalidRowError(f"prompt_token_ids must be whole numbers: {error}") from error
         if not packed:
             raise InvalidRowError("the prompt is empty")
-        if min(packed) < 0 or max(packed) >= self.vocab_size:
-            worst = min(packed) if min(packed) < 0 else max(packed)
+        lowest, highest = min(packed), max(packed)
+        if lowest < 0 or highest >= self.vocab_size:
+            worst = lowest if lowest < 0 else highest
             raise InvalidRowError(
                 f"token id {worst} is not in the vocabulary of {self.vocab_size} tokens"
             )

@@ -50,7 +50,8 @@ class OutputProcessor:
             detokenizer = Detokenizer(
                 self._tokenizer, skip_special_tokens=params.skip_special_tokens
             )
-            text = self._texts[request.request_id] = _GrowingText(detokenizer)
+            text = _GrowingText(detokenizer, StopStringFinder(params.stop))
+            self._texts[request.request_id] = text
         return text.read(request)
 
     def outputs(self, changed: Sequence[Request]) -> list[RequestOutput]:
@@ -105,9 +106,10 @@ class OutputProcessor:
 class _GrowingText:
     """The text of an answer that is handed out, or searched for stop strings, as it grows."""
 
-    def __init__(self, detokenizer: Detokenizer) -> None:
+    def __init__(self, detokenizer: Detokenizer, stop_strings: StopStringFinder) -> None:
         self.text = ""
         self._detokenizer = detokenizer
+        self._stop_strings = stop_strings
         self._num_tokens_taken = 0
         self._num_characters_taken = 0
 
@@ -122,7 +124,7 @@ class _GrowingText:
         self.text += new
         if request.num_output_tokens < params.min_tokens:
             return None
-        found = StopStringFinder(params.stop).find(self.text, len(new))
+        found = self._stop_strings.find(self.text, len(new))
         if found is None:
             return None
         stop_string, position = found
