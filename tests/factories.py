@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from furiosa_llm.config import CacheConfig, SchedulerConfig
+from furiosa_llm.config import CacheConfig, ModelInfo
 from furiosa_llm.llm_engine import LLMEngine, Prompt
 from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.request import Request
 from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from furiosa_llm.scheduling.scheduler import Scheduler
 
@@ -50,22 +51,25 @@ def make_scheduler(
     spare_blocks_ratio: float = 0.0,
     is_offline: bool = False,
     eos_token_ids: frozenset[int] = frozenset(),
+    prefill_chunk_size: int | None = None,
+    num_stages: int = 1,
     clock: FakeClock | None = None,
 ) -> Scheduler:
     return Scheduler(
         SchedulerConfig(
-            max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=token_budget,
             spare_blocks_ratio=spare_blocks_ratio,
             is_offline=is_offline,
+            prefill_chunk_size=prefill_chunk_size,
         ),
         CacheConfig(
             num_blocks=num_blocks,
             block_size=block_size,
             enable_prefix_caching=enable_prefix_caching,
         ),
-        eos_token_ids=eos_token_ids,
+        ModelInfo(max_model_len=max_model_len, vocab_size=1000, eos_token_ids=eos_token_ids),
+        num_stages=num_stages,
         clock=clock or FakeClock(),
     )
 

@@ -112,7 +112,7 @@ class _Batch:
         notes = _notes(job, self._tally, writer.renamed)
         return self._tally.summary(
             output=Path(job.output),
-            cache_config=engine.cache_config,
+            cache_config=engine.limits.cache_config,
             startup_seconds=loaded - started,
             answer_seconds=answered - loaded,
             write_seconds=time.monotonic() - answered,
@@ -156,10 +156,10 @@ class _Batch:
                 for output in engine.step():
                     answer = answer_of(self._pending.pop(output.request_id), output)
                     self._keep(writer, answer, self._previews.pop(answer.row_index, ""))
-                assert engine.last_step is not None
-                self._tally.add_step(engine.last_step)
-                if step_stats is not None:
-                    step_stats.write(engine.last_step)
+                for step in engine.last_steps:
+                    self._tally.add_step(step)
+                    if step_stats is not None:
+                        step_stats.write(step)
                 self._report("answering", engine, time.monotonic() - started)
 
     def _keep(self, writer: AnswerWriter, answer: AnswerRow, preview: str) -> None:
@@ -168,7 +168,7 @@ class _Batch:
 
     def _fill(self, engine: LLMEngine, feed: PromptFeed) -> Iterator[tuple[AnswerRow, str]]:
         """Hands rows to the engine while it has room. Yields those that cannot be answered."""
-        limit = engine.scheduler_config.max_processing_samples
+        limit = engine.limits.scheduler_config.max_processing_samples
         while engine.num_unfinished_requests < limit:
             rows = feed.take(wait=not engine.has_unfinished_requests())
             if not rows:
@@ -183,7 +183,8 @@ class _Batch:
                     )
 
     def _report(self, phase: str, engine: LLMEngine, elapsed_seconds: float) -> None:
-        step = engine.last_step if engine.has_unfinished_requests() else None
+        is_running = engine.has_unfinished_requests()
+        num_running = self._tally.num_running if is_running else 0
         self._on_progress(
             Progress(
                 phase=phase,
@@ -192,9 +193,9 @@ class _Batch:
                 num_failed=self._tally.num_failed,
                 num_prompt_tokens=self._tally.num_computed_prompt_tokens,
                 num_output_tokens=self._tally.num_sampled_tokens,
-                num_running=step.num_running if step else 0,
-                num_waiting=step.num_waiting if step else 0,
-                kv_cache_usage=step.kv_cache_usage if step else 0.0,
+                num_running=num_running,
+                num_waiting=max(engine.num_unfinished_requests - num_running, 0),
+                kv_cache_usage=self._tally.kv_cache_usage if is_running else 0.0,
                 elapsed_seconds=elapsed_seconds,
             )
         )
@@ -228,9 +229,9 @@ def _manifest(job: BatchJob, source: RowSource, engine: LLMEngine) -> Manifest:
         options={
             **dataclasses.asdict(args),
             **options,
-            "num_blocks": engine.cache_config.num_blocks,
-            "max_model_len": engine.scheduler_config.max_model_len,
-            "spare_blocks_ratio": engine.scheduler_config.spare_blocks_ratio,
+            **dataclasses.asdict(engine.limits.scheduler_config),
+            "num_blocks": engine.limits.cache_config.num_blocks,
+            "max_model_len": engine.limits.model_info.max_model_len,
         },
         sampling_params=job.sampling_params,
         seed=args.seed,

@@ -134,6 +134,7 @@ class Tally:
     num_expected: int = 0
     num_right: int = 0
     examples: dict[int, Example] = field(default_factory=dict)
+    latest_steps: dict[int, StepStats] = field(default_factory=dict)  # by replica
 
     def add_row(self, answer: AnswerRow, prompt: str) -> None:
         """Counts a row that is answered or has failed. `prompt` is for the preview."""
@@ -165,6 +166,18 @@ class Tally:
         self.num_computed_prompt_tokens += stats.num_prefill_tokens + stats.num_cached_tokens
         self.num_sampled_tokens += stats.num_sampled_tokens
         self.peak_kv_cache_usage = max(self.peak_kv_cache_usage, stats.kv_cache_usage)
+        self.latest_steps[stats.replica] = stats
+
+    @property
+    def num_running(self) -> int:
+        """Requests that held KV-cache blocks in the latest step of each replica."""
+        return sum(step.num_running for step in self.latest_steps.values())
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """Share of the blocks that were held then, from 0 to 1."""
+        usages = [step.kv_cache_usage for step in self.latest_steps.values()]
+        return sum(usages) / len(usages) if usages else 0.0
 
     def counts(self) -> dict[str, int]:
         """Returns what the manifest tells of the rows."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.options import add_arguments, option, parse_bool, parse_optional, parse_size
@@ -12,6 +14,25 @@ from furiosa_llm.options import add_arguments, option, parse_bool, parse_optiona
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 TOKENIZER_MODES = ("auto", "slow")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+_POSITIVE = (
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_processing_samples",
+    "max_model_len",
+    "paged_attention_num_blocks",
+    "prefill_chunk_size",
+    "npu_queue_limit",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "threads_per_replica",
+)
+
+
+def default_cache_dir() -> str:
+    """Returns `${XDG_CACHE_HOME:-~/.cache}/furiosa/llm`."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return str(Path(base).expanduser() / "furiosa" / "llm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +43,9 @@ class EngineArgs:
         ConfigError: A value is out of range.
     """
 
-    model: str = option("A checkpoint folder in Hugging Face layout, or a hub id.", metavar="MODEL")
+    model: str = option(
+        "An artifact, a checkpoint folder in Hugging Face layout, or a hub id.", metavar="MODEL"
+    )
     tokenizer: str | None = option(
         "Name or path of a Hugging Face tokenizer; the model's own if not given.", default=None
     )
@@ -35,6 +58,43 @@ class EngineArgs:
         "Type of weights and activations; auto is float32 on a CPU.", default="auto", choices=DTYPES
     )
     seed: int = option("Seed of every random draw.", parse=int, default=0)
+    devices: str | None = option(
+        "Where to run: npu:0, npu:0:0-3, cpu, cpu:1, cuda:0, or a comma list of one kind; every "
+        "GPU if there is one, else cpu, if not given.",
+        default=None,
+        metavar="DEVICES",
+    )
+    tensor_parallel_size: int | None = option(
+        "Elements that share the work of each layer; the artifact's, else 8 on NPUs and 1 "
+        "elsewhere, if not given.",
+        parse=parse_optional(int),
+        default=None,
+        metavar="N",
+    )
+    pipeline_parallel_size: int | None = option(
+        "Stages that the layers are divided among; the artifact's, else 1, if not given.",
+        parse=parse_optional(int),
+        default=None,
+        metavar="N",
+    )
+    data_parallel_size: int | None = option(
+        "Replicas of the model; as many as the devices hold if not given.",
+        parse=parse_optional(int),
+        default=None,
+        metavar="N",
+    )
+    threads_per_replica: int | None = option(
+        "Threads that each replica computes with on a CPU; the cores divided evenly if not given.",
+        parse=parse_optional(int),
+        default=None,
+        metavar="N",
+    )
+    cache_dir: str | None = option(
+        "Folder of compiled kernels; None keeps nothing on disk.",
+        parse=parse_optional(str),
+        default=default_cache_dir(),
+        metavar="FOLDER",
+    )
     max_model_len: int | None = option(
         "Longest prompt plus answer, in tokens; the model's own limit if not given.",
         parse=parse_optional(parse_size),
@@ -59,8 +119,24 @@ class EngineArgs:
     enable_prefix_caching: bool = option(
         "Keep blocks of finished requests for others that start alike.", default=True, is_flag=True
     )
-    max_processing_samples: int = option(
-        "Most rows that the engine holds at once.", parse=parse_size, default=65536, metavar="SIZE"
+    prefill_chunk_size: int | None = option(
+        "Most prompt tokens of one request in one step; no limit of its own if not given.",
+        parse=parse_optional(parse_size),
+        default=None,
+        metavar="SIZE",
+    )
+    npu_queue_limit: int | None = option(
+        "Steps in flight in a replica: with 2 the next one is prepared while the device runs; the "
+        "artifact's, else 2, or one for each stage of a pipeline, if not given.",
+        parse=parse_optional(int),
+        default=None,
+        metavar="N",
+    )
+    max_processing_samples: int | None = option(
+        "Most rows that the engine holds at once; the artifact's, else 65536, if not given.",
+        parse=parse_optional(parse_size),
+        default=None,
+        metavar="SIZE",
     )
     spare_blocks_ratio: float | None = option(
         "Share of blocks that admission leaves free for running requests to grow into; "
@@ -69,30 +145,30 @@ class EngineArgs:
         default=None,
         metavar="RATIO",
     )
-    is_offline: bool = option(
-        "Order the work for throughput, with no one waiting for a single answer.",
-        parse=parse_bool,
-        default=False,
+    is_offline: bool | None = option(
+        "Order the work for throughput, with no one waiting for a single answer; the artifact's "
+        "choice, else False, if not given.",
+        parse=parse_optional(parse_bool),
+        default=None,
+        metavar="TRUE|FALSE",
     )
     trust_remote_code: bool = option(
         "Run Python code that comes with the checkpoint.", default=False, is_flag=True
     )
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_processing_samples"):
-            _require_at_least_one(name, getattr(self, name))
-        for name in ("max_model_len", "paged_attention_num_blocks"):
-            if getattr(self, name) is not None:
-                _require_at_least_one(name, getattr(self, name))
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
                 f"max_num_seqs ({self.max_num_seqs}), so that every running request can have one "
                 "token in a step"
             )
-        ratio = self.spare_blocks_ratio
-        if ratio is not None and not 0 <= ratio < 1:
-            raise ConfigError(f"spare_blocks_ratio must be in [0, 1), got {ratio}")
+        if self.spare_blocks_ratio is not None:
+            require_ratio(self.spare_blocks_ratio)
         _require_one_of("dtype", self.dtype, DTYPES)
         _require_one_of("tokenizer_mode", self.tokenizer_mode, TOKENIZER_MODES)
         _require_one_of("paged_attention_block_size", self.paged_attention_block_size, BLOCK_SIZES)
@@ -137,38 +213,16 @@ class CacheConfig:
         return -(-num_tokens // self.block_size)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerConfig:
-    """The limits that each step keeps, and the strategy by which it is filled."""
-
-    max_model_len: int
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 1024
-    max_processing_samples: int = 65536
-    spare_blocks_ratio: float = 0.0
-    is_offline: bool = False
-
-    @classmethod
-    def from_engine_args(cls, args: EngineArgs, *, max_model_len: int) -> SchedulerConfig:
-        """Decides what the arguments left open."""
-        ratio = args.spare_blocks_ratio
-        if ratio is None:
-            ratio = 0.0 if args.is_offline else 0.2
-        return cls(
-            max_model_len=max_model_len,
-            max_num_seqs=args.max_num_seqs,
-            max_num_batched_tokens=args.max_num_batched_tokens,
-            max_processing_samples=args.max_processing_samples,
-            spare_blocks_ratio=ratio,
-            is_offline=args.is_offline,
-        )
-
-
-def _require_at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(f"{name} must be at least 1, got {value}")
-
-
 def _require_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def require_ratio(ratio: float) -> None:
+    """Refuses a share of spare blocks that would leave none for use.
+
+    Raises:
+        ConfigError: It is not in [0, 1).
+    """
+    if not 0 <= ratio < 1:
+        raise ConfigError(f"spare_blocks_ratio must be in [0, 1), got {ratio}")

@@ -7,26 +7,41 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from furiosa_llm.config import CacheConfig, EngineArgs, ModelInfo, SchedulerConfig
-from furiosa_llm.errors import EngineError, InvalidRowError
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.engine_core import EngineCore
+from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.errors import InvalidRowError
 from furiosa_llm.execution.local_executor import load_local_executor
-from furiosa_llm.execution.random_draws import stream_seed
-from furiosa_llm.output_processor import OutputProcessor
 from furiosa_llm.outputs import RequestOutput, StepStats
-from furiosa_llm.request import FinishReason, Request
+from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.sampling_params import SamplingParams
-from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
-from furiosa_llm.scheduling.scheduler import Scheduler
 from furiosa_llm.tokenization import Tokenizer
 
 Prompt = str | Mapping[str, object]
 
 
-class StepExecutor(Protocol):
-    """What the engine needs of a model runner. Tests replace it with a few lines."""
+class Core(Protocol):
+    """What answers tokenized prompts: an `EngineCore` here, or a pool of them elsewhere."""
 
-    def execute(self, step: SchedulerOutput) -> StepResult:
-        """Runs one forward pass and chooses the token of each request that is due one."""
+    @property
+    def limits(self) -> EngineLimits:
+        """What it was built for."""
+
+    @property
+    def last_steps(self) -> list[StepStats]:
+        """The steps that the last call of `step` booked."""
+
+    def add(self, prompt: TokenizedPrompt) -> None:
+        """Takes a prompt in, or refuses it with a RequestError."""
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Gives prompts up."""
+
+    def step(self) -> list[RequestOutput]:
+        """Goes on until there is something to tell."""
+
+    def close(self) -> None:
+        """Ends its threads and processes."""
 
 
 class LLMEngine:
@@ -35,35 +50,25 @@ class LLMEngine:
     Add requests, then call `step` until nothing is unfinished; requests may be added between
     steps. Random draws depend on the seed, the request id and the place in the answer, so that an
     answer does not change with what else is running.
+
+    Attributes:
+        tokenizer: Of the model.
+        limits: What the engine was built for: the sizes of its KV cache and of its steps.
     """
 
     def __init__(
         self,
         *,
-        executor: StepExecutor,
+        core: Core,
         tokenizer: Tokenizer,
-        scheduler_config: SchedulerConfig,
-        cache_config: CacheConfig,
-        model_info: ModelInfo,
-        seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Joins the parts; most callers want `from_engine_args`."""
         self.tokenizer = tokenizer
-        self.scheduler_config = scheduler_config
-        self.cache_config = cache_config
-        self._executor = executor
-        self._scheduler = Scheduler(
-            scheduler_config, cache_config, eos_token_ids=model_info.eos_token_ids, clock=clock
-        )
-        self._outputs = OutputProcessor(tokenizer)
-        self.vocab_size = model_info.vocab_size
-        self._seed = seed
+        self.limits = core.limits
+        self._core = core
         self._clock = clock
-        self._start_time = clock()
-        self._num_requests = 0
-        self._num_steps = 0
-        self.last_step: StepStats | None = None
+        self._unfinished: set[str] = set()
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> LLMEngine:
@@ -79,30 +84,29 @@ class LLMEngine:
             mode=args.tokenizer_mode,
             trust_remote_code=args.trust_remote_code,
         )
-        return cls(
-            executor=local.runner,
-            tokenizer=tokenizer,
-            scheduler_config=SchedulerConfig.from_engine_args(
-                args, max_model_len=local.model_info.max_model_len
-            ),
-            cache_config=local.cache_config,
-            model_info=local.model_info,
-            seed=args.seed,
+        core = EngineCore(
+            executor=local.executor, tokenizer=tokenizer, limits=local.limits, seed=args.seed
         )
+        return cls(core=core, tokenizer=tokenizer)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that the model knows."""
+        return self.limits.model_info.vocab_size
 
     @property
     def num_unfinished_requests(self) -> int:
         """Prompts whose answers are not complete."""
-        return len(self._outputs)
+        return len(self._unfinished)
 
     @property
-    def kv_cache_usage(self) -> float:
-        """Share of the KV-cache blocks that requests hold, from 0 to 1."""
-        return self._scheduler.kv_cache_usage
+    def last_steps(self) -> list[StepStats]:
+        """The account of the steps that the last call of `step` brought: of each replica some."""
+        return self._core.last_steps
 
     def has_unfinished_requests(self) -> bool:
         """Tells whether `step` has anything to do."""
-        return len(self._outputs) > 0
+        return len(self._unfinished) > 0
 
     def add_request(self, request_id: str, prompt: Prompt, sampling_params: SamplingParams) -> None:
         """Takes a prompt in. Its answer comes from a later `step`.
@@ -119,39 +123,32 @@ class LLMEngine:
         """
         if not isinstance(request_id, str):
             raise ValueError(f"request_id must be a string, got {request_id!r}")
-        if request_id in self._outputs:
+        if request_id in self._unfinished:
             raise ValueError(f"request_id {request_id!r} belongs to an unfinished request")
         text, token_ids = self._tokenize(prompt)
-        now = self._clock()
         max_tokens = sampling_params.max_tokens
         if max_tokens is None:
-            max_tokens = max(self._longest_sequence - len(token_ids), 1)
-        requests = []
-        for index in range(sampling_params.n):
-            request = Request(
-                request_id=self._num_requests + index,
-                prompt_token_ids=token_ids,
+            max_tokens = max(self.limits.longest_sequence - len(token_ids), 1)
+        self._core.add(
+            TokenizedPrompt(
+                request_id=request_id,
+                text=text,
+                token_ids=token_ids,
                 sampling_params=sampling_params,
                 max_tokens=max_tokens,
-                group_id=request_id,
-                index=index,
-                sampling_seed=self._stream_seed(request_id, sampling_params, index),
-                arrival_time=now,
+                arrival_time=self._clock(),
             )
-            self._scheduler.add(request)  # refuses all n or none: they are of one length
-            requests.append(request)
-        self._num_requests += sampling_params.n
-        self._outputs.add(text, requests)
+        )
+        self._unfinished.add(request_id)
 
     def abort_request(self, request_id: str | Iterable[str]) -> None:
         """Gives requests up. No output comes for them any more; unknown ids are ignored."""
-        for name in [request_id] if isinstance(request_id, str) else list(request_id):
-            if name in self._outputs:
-                for request in self._outputs.remove(name):
-                    self._scheduler.finish(request, FinishReason.CANCELLED)
+        names = {request_id} if isinstance(request_id, str) else set(request_id)
+        self._core.abort(names & self._unfinished)
+        self._unfinished -= names
 
     def step(self) -> list[RequestOutput]:
-        """Runs one forward pass.
+        """Runs one forward pass; with several replicas, waits until one of them has run one.
 
         Raises:
             EngineError: The model cannot run the step; the engine is of no use any more.
@@ -162,31 +159,13 @@ class LLMEngine:
         """
         if not self.has_unfinished_requests():
             return []
-        start = self._clock()
-        step = self._scheduler.schedule()
-        scheduled = self._clock()
-        result = self._execute(step)
-        changed = self._scheduler.update(step, result)
-        for request in changed:
-            stop_string = self._outputs.read(request)
-            if stop_string is not None:
-                self._scheduler.finish(request, FinishReason.STOP, stop_string)
-        self.last_step = self._stats(step, result, schedule_seconds=scheduled - start)
-        self._num_steps += 1
-        return self._outputs.outputs(changed)
+        outputs = self._core.step()
+        self._unfinished.difference_update(o.request_id for o in outputs if o.finished)
+        return outputs
 
-    def _execute(self, step: SchedulerOutput) -> StepResult:
-        try:
-            return self._executor.execute(step)
-        except (RuntimeError, MemoryError) as error:
-            reason = str(error).strip() or type(error).__name__
-            raise EngineError(f"step {self._num_steps} failed: {reason}") from error
-
-    @property
-    def _longest_sequence(self) -> int:
-        """Tokens that one request can have: the context, or the whole cache if that is less."""
-        cache = self.cache_config
-        return min(self.scheduler_config.max_model_len, cache.num_blocks * cache.block_size)
+    def shutdown(self) -> None:
+        """Ends the engine's threads and processes. It may be called again."""
+        self._core.close()
 
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, Sequence[int]]:
         text = prompt if isinstance(prompt, str) else prompt.get("prompt")
@@ -217,33 +196,3 @@ class LLMEngine:
                 f"token id {worst} is not in the vocabulary of {self.vocab_size} tokens"
             )
         return packed
-
-    def _stream_seed(self, request_id: str, params: SamplingParams, index: int) -> int:
-        if params.is_greedy:
-            return 0  # nothing is drawn
-        if params.seed is not None:
-            return stream_seed(params.seed, index)
-        return stream_seed(self._seed, request_id, index)
-
-    def _stats(
-        self, step: SchedulerOutput, result: StepResult, *, schedule_seconds: float
-    ) -> StepStats:
-        counts = step.counts
-        return StepStats(
-            replica=0,
-            step=self._num_steps,
-            time_s=self._clock() - self._start_time,
-            num_running=counts.num_running,
-            num_waiting=counts.num_waiting,
-            num_prefill_tokens=counts.num_prefill_tokens,
-            num_decode_tokens=counts.num_decode_tokens,
-            num_recomputed_tokens=counts.num_recomputed_tokens,
-            num_cached_tokens=counts.num_cached_tokens,
-            num_sampled_tokens=len(result.token_ids),
-            num_preemptions=counts.num_preemptions,
-            num_used_blocks=counts.num_used_blocks,
-            num_free_blocks=counts.num_free_blocks,
-            schedule_ms=schedule_seconds * 1e3,
-            model_ms=result.model_seconds * 1e3,
-            sample_ms=result.sample_seconds * 1e3,
-        )

@@ -13,8 +13,9 @@ from furiosa_llm.tokenization import Detokenizer, StopStringFinder, Tokenizer
 class OutputProcessor:
     """The prompts that are being answered, and the text of their answers so far."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, replica: int = 0) -> None:
         self._tokenizer = tokenizer
+        self._replica = replica
         self._requests: dict[str, tuple[Request, ...]] = {}  # the n answers to each prompt
         self._prompts: dict[str, str] = {}  # of those given as text
         self._texts: dict[int, _GrowingText] = {}  # by request, where it is needed as it grows
@@ -79,6 +80,7 @@ class OutputProcessor:
             num_cached_tokens=requests[0].account.num_cached_tokens if requests[0].account else 0,
             num_output_tokens=sum(request.num_output_tokens for request in requests),
             metrics=_metrics(requests),
+            replica=self._replica,
         )
 
     def _completion(self, request: Request) -> CompletionOutput:

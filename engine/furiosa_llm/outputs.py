@@ -99,10 +99,12 @@ class StepStats:
         num_decode_tokens: Answer tokens computed for the first time.
         num_recomputed_tokens: Tokens computed again after a preemption.
         num_cached_tokens: Prompt tokens taken from the prefix cache by requests that started.
-        num_sampled_tokens: New tokens.
+        num_sampled_tokens: New tokens of answers; not those that were computed ahead for an answer
+            that had ended meanwhile.
         num_preemptions: Requests that gave their blocks back.
         num_used_blocks: Blocks held by requests.
         num_free_blocks: The others, those that only the prefix cache keeps among them.
+        num_steps_in_flight: Steps that were scheduled and not done when this one was, with it.
         schedule_ms: Milliseconds to choose and book the step.
         model_ms: Milliseconds of the forward pass.
         sample_ms: Milliseconds to choose the tokens.
@@ -121,6 +123,7 @@ class StepStats:
     num_preemptions: int
     num_used_blocks: int
     num_free_blocks: int
+    num_steps_in_flight: int
     schedule_ms: float
     model_ms: float
     sample_ms: float

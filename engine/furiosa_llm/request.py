@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from furiosa_llm.sampling_params import SamplingParams
 
+PENDING_TOKEN_ID = -1  # stands for a token that a step in flight is choosing
+
 
 class RequestStatus(enum.Enum):
     """Where a request stands."""
@@ -23,6 +25,27 @@ class FinishReason(enum.StrEnum):
     STOP = "stop"  # end of sequence, a stop token or a stop string
     LENGTH = "length"  # max_tokens
     CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedPrompt:
+    """A prompt that has been checked, on its way to an engine core.
+
+    Attributes:
+        request_id: The caller's name for it.
+        text: The prompt as it was given, or None where token ids were given.
+        token_ids: At least one, all in the vocabulary.
+        sampling_params: How to answer.
+        max_tokens: Most tokens of an answer, decided.
+        arrival_time: By the engine's clock.
+    """
+
+    request_id: str
+    text: str | None
+    token_ids: Sequence[int]
+    sampling_params: SamplingParams
+    max_tokens: int
+    arrival_time: float
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -62,9 +85,12 @@ class Request:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
 
-    num_computed_tokens: int = 0  # leading tokens whose keys and values are in the cache
+    # Leading tokens whose keys and values are in the cache once the steps in flight are done.
+    num_computed_tokens: int = 0
+    num_pending_tokens: int = 0  # of the answer, being chosen by steps in flight
     block_ids: tuple[int, ...] = ()  # the i-th holds tokens [i*bs, (i+1)*bs)
     block_hashes: tuple[bytes, ...] = ()  # of its leading full blocks
+    num_findable_blocks: int = 0  # leading ones of its blocks that the prefix cache knows
 
     account: RequestAccount | None = None  # None until it first starts: many wait for long
 
@@ -79,9 +105,14 @@ class Request:
         return len(self.output_token_ids)
 
     @property
-    def num_tokens(self) -> int:
+    def num_known_tokens(self) -> int:
         """Prompt and answer so far."""
         return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt, answer so far, and the tokens of it that are being chosen."""
+        return self.num_known_tokens + self.num_pending_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:
@@ -100,10 +131,10 @@ class Request:
         return self.status is RequestStatus.FINISHED
 
     def token_ids(self, start: int, stop: int) -> tuple[int, ...]:
-        """Returns the tokens at positions [start, stop) of prompt plus answer."""
-        num_prompt_tokens = len(self.prompt_token_ids)
-        if start >= num_prompt_tokens:
-            output = self.output_token_ids[start - num_prompt_tokens : stop - num_prompt_tokens]
-            return tuple(output)
-        prompt = tuple(self.prompt_token_ids[start:stop])
-        return prompt + tuple(self.output_token_ids[: max(stop - num_prompt_tokens, 0)])
+        """Returns the tokens at positions [start, stop), pending ones as `PENDING_TOKEN_ID`."""
+        first = max(start - self.num_prompt_tokens, 0)
+        known = (
+            *self.prompt_token_ids[start:stop],
+            *self.output_token_ids[first : max(stop - self.num_prompt_tokens, 0)],
+        )
+        return known + (PENDING_TOKEN_ID,) * (stop - start - len(known))

@@ -17,7 +17,8 @@ class SamplingInputs:
         position: Tokens of the answer so far: the place in that stream.
         suppressed_token_ids: Tokens that may not be chosen yet (`min_tokens`).
         prompt_token_ids: The prompt, where penalties need it, else empty.
-        output_token_ids: The answer so far, where penalties need it, else empty.
+        output_token_ids: The answer so far, where penalties need it, else empty; the last ones
+            may be pending likewise.
     """
 
     params: SamplingParams
@@ -34,7 +35,8 @@ class ScheduledRequest:
 
     Attributes:
         request_id: The engine's number of the request.
-        token_ids: The tokens to compute.
+        token_ids: The tokens to compute; the last ones may be `PENDING_TOKEN_ID`, chosen by a
+            step that is still in flight.
         start_position: Position of `token_ids[0]` in prompt plus answer.
         block_ids: Every block of the request, those of the tokens to compute among them.
         sampling: How to choose the next token; None for all but the last chunk of a prefill.
@@ -70,6 +72,7 @@ class StepCounts:
     num_preemptions: int
     num_used_blocks: int
     num_free_blocks: int
+    num_steps_in_flight: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,8 @@ class SchedulerOutput:
     """One step: the input of exactly one forward pass.
 
     A request may read blocks that another request of the same step fills: every layer stores the
-    keys and values of the whole step before it attends to any.
+    keys and values of the whole step before it attends to any. Steps run in the order in which
+    they were scheduled, so that a later one may read what an earlier one writes.
     """
 
     requests: tuple[ScheduledRequest, ...]

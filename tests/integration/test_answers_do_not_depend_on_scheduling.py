@@ -26,6 +26,7 @@ ROOMY = {
     "paged_attention_num_blocks": 256,
     "max_num_batched_tokens": 1024,
     "enable_prefix_caching": False,
+    "npu_queue_limit": 1,
 }
 
 
@@ -66,12 +67,17 @@ def plain(path: Path) -> list[list[list[list[int]]]]:
         pytest.param({"is_offline": True}, id="offline order"),
         pytest.param({"max_num_seqs": 1}, id="one at a time"),
         pytest.param({"paged_attention_block_size": 64}, id="larger blocks"),
+        pytest.param({"npu_queue_limit": 2}, id="two steps in flight"),
+        pytest.param({"npu_queue_limit": 3, "max_num_seqs": 2}, id="three steps in flight"),
+        pytest.param({"prefill_chunk_size": 7}, id="short chunks"),
         pytest.param(
             {
                 "paged_attention_num_blocks": 14,
                 "max_num_batched_tokens": 16,
                 "enable_prefix_caching": True,
                 "is_offline": True,
+                "npu_queue_limit": 2,
+                "prefill_chunk_size": 9,
             },
             id="all together",
         ),

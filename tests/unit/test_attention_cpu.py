@@ -26,6 +26,7 @@ COUNTS = StepCounts(
     num_preemptions=0,
     num_used_blocks=0,
     num_free_blocks=0,
+    num_steps_in_flight=1,
 )
 
 

@@ -23,7 +23,7 @@ def test_text_put_together_token_by_token_is_the_whole_text(
     tokenizer: Tokenizer, text: str
 ) -> None:
     token_ids = tokenizer.encode(text)
-    detokenizer = Detokenizer(tokenizer, skip_special_tokens=True)
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
 
     pieces = [detokenizer.push(token_id) for token_id in token_ids]
 

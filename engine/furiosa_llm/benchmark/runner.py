@@ -99,8 +99,8 @@ def run_benchmark(
         spec=spec,
         started_at=started_at,
         startup_seconds=startup_seconds,
-        num_blocks=engine.cache_config.num_blocks,
-        block_size=engine.cache_config.block_size,
+        num_blocks=engine.limits.cache_config.num_blocks,
+        block_size=engine.limits.cache_config.block_size,
         num_unreadable=prompts.num_unreadable,
         repetitions=tuple(repetitions),
         summary=summarise(repetitions),
@@ -119,8 +119,7 @@ def measure(engine: LLMEngine, prompts: Sequence[BenchmarkPrompt]) -> Repetition
     outputs: list[RequestOutput] = []
     while engine.has_unfinished_requests():
         outputs += engine.step()
-        if (step := engine.last_step) is not None:
-            peak_usage = max(peak_usage, step.kv_cache_usage)
+        peak_usage = max([peak_usage, *(step.kv_cache_usage for step in engine.last_steps)])
     seconds = time.perf_counter() - start
     if not outputs:
         raise ConfigError(

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 import torch
 
-from furiosa_llm.config import CacheConfig, EngineArgs, ModelInfo
+from furiosa_llm.config import CacheConfig, EngineArgs
+from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.execution import kv_cache
 from furiosa_llm.execution.model_runner import ModelRunner
+from furiosa_llm.execution.step_queue import SerialExecutor, ThreadedExecutor
 from furiosa_llm.modeling import paged_attention
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
+from furiosa_llm.scheduler_config import SchedulerConfig
 
 # Below this, threads wait for each other longer than they work: on two cores, 10,000 rows of
 # a model of 0.8 million parameters take as long with one thread as with two, and many times longer
@@ -33,9 +36,8 @@ _DTYPES = {
 class LocalExecutor:
     """A model on this machine, and what the engine has to know of it."""
 
-    runner: ModelRunner
-    cache_config: CacheConfig
-    model_info: ModelInfo
+    executor: SerialExecutor | ThreadedExecutor
+    limits: EngineLimits
 
 
 def load_local_executor(args: EngineArgs) -> LocalExecutor:
@@ -77,10 +79,20 @@ def load_local_executor(args: EngineArgs) -> LocalExecutor:
         torch.set_num_threads(1)
     backend = CpuAttention(num_threads=torch.get_num_threads())
     paged_attention.bind(loaded.layers, caches, current_step, backend)
+    scheduler_config = SchedulerConfig.from_engine_args(args)
+    runner = ModelRunner(
+        loaded.model,
+        current_step,
+        block_size=cache_config.block_size,
+        num_steps_in_flight=scheduler_config.npu_queue_limit,
+        device=device,
+    )
+    is_serial = scheduler_config.npu_queue_limit == 1
     return LocalExecutor(
-        runner=ModelRunner(
-            loaded.model, current_step, block_size=cache_config.block_size, device=device
+        executor=SerialExecutor(runner) if is_serial else ThreadedExecutor(runner),
+        limits=EngineLimits(
+            scheduler_config=scheduler_config,
+            cache_config=cache_config,
+            model_info=dataclasses.replace(loaded.info, max_model_len=max_model_len),
         ),
-        cache_config=cache_config,
-        model_info=dataclasses.replace(loaded.info, max_model_len=max_model_len),
     )

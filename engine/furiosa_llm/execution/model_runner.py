@@ -1,4 +1,7 @@
-"""Runs a step on one device. It keeps no request state: all it needs is in the step."""
+"""Runs a step on one device.
+
+It keeps no request state: all it needs is in the step, and the tokens that the last steps chose.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import time
 import torch
 
 from furiosa_llm.execution.input_batch import InputBatch
+from furiosa_llm.execution.pending_tokens import PendingTokens
 from furiosa_llm.execution.sampler import sample
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
@@ -21,8 +25,10 @@ class ModelRunner:
         current_step: CurrentStep,
         *,
         block_size: int,
+        num_steps_in_flight: int,
         device: torch.device,
     ) -> None:
+        self._pending_tokens = PendingTokens(num_steps_in_flight)
         self._model = model
         self._current_step = current_step
         self._block_size = block_size
@@ -31,6 +37,7 @@ class ModelRunner:
     def execute(self, step: SchedulerOutput) -> StepResult:
         """Runs one forward pass and chooses the token of each request that is due one."""
         start = time.perf_counter()
+        step = self._pending_tokens.fill_in(step)
         with torch.inference_mode():
             batch = InputBatch.build(step, block_size=self._block_size, device=self._device)
             self._current_step.layout = batch.layout
@@ -42,9 +49,11 @@ class ModelRunner:
             ).logits[0]  # [S, V]
             modelled = time.perf_counter()
             token_ids = sample(logits, batch.sampling)
+        chosen = dict(zip(batch.sampled_request_ids, token_ids, strict=True))
+        self._pending_tokens.remember(step, chosen)
         sampled = time.perf_counter()
         return StepResult(
-            token_ids=dict(zip(batch.sampled_request_ids, token_ids, strict=True)),
+            token_ids=chosen,
             model_seconds=modelled - start,
             sample_seconds=sampled - modelled,
         )

@@ -29,7 +29,8 @@ class KVCacheManager:
         """
         if not self.config.enable_prefix_caching:
             return []
-        num_blocks = (request.num_tokens - 1) // self.config.block_size
+        num_tokens = min(request.num_tokens - 1, request.num_known_tokens)
+        num_blocks = num_tokens // self.config.block_size
         found = []
         for index in range(num_blocks):
             block_id = self.pool.lookup(self._block_hash(request, index))
@@ -60,6 +61,7 @@ class KVCacheManager:
         self.pool.share(prefix)
         request.block_ids = (*prefix, *self.pool.allocate(num_blocks - len(prefix)))
         request.num_computed_tokens = num_computed_tokens
+        request.num_findable_blocks = len(prefix)
         if request.account is None:
             request.account = RequestAccount(start_time=now)
         request.account.blocks_held_since = now
@@ -89,7 +91,7 @@ class KVCacheManager:
         self._account(request, now)
         self.pool.release(reversed(request.block_ids))
         request.block_ids = ()
-        request.num_computed_tokens = 0
+        request.num_computed_tokens = request.num_findable_blocks = 0
 
     def _account(self, request: Request, now: float) -> None:
         costs = request.costs
@@ -97,17 +99,17 @@ class KVCacheManager:
         costs.blocks_held_since = now
 
     def _remember_full_blocks(self, request: Request, num_new_tokens: int) -> None:
-        """Makes the blocks findable that the coming step fills.
+        """Makes the blocks findable that the coming step fills with tokens that are known.
 
         Requests of the same step may use them already (`SchedulerOutput`).
         """
         if not self.config.enable_prefix_caching:
             return
-        block_size = self.config.block_size
-        first = request.num_computed_tokens // block_size
-        stop = (request.num_computed_tokens + num_new_tokens) // block_size
-        for index in range(first, stop):
+        num_tokens = min(request.num_computed_tokens + num_new_tokens, request.num_known_tokens)
+        stop = num_tokens // self.config.block_size
+        for index in range(request.num_findable_blocks, stop):
             self.pool.remember(request.block_ids[index], self._block_hash(request, index))
+        request.num_findable_blocks = max(stop, request.num_findable_blocks)
 
     def _block_hash(self, request: Request, index: int) -> bytes:
         """Returns the hash of the request's block `index`, whose tokens are all known."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from furiosa_llm.config import CacheConfig, SchedulerConfig
-from furiosa_llm.errors import NeverFitsError, PromptTooLongError
+from furiosa_llm.config import CacheConfig, ModelInfo
 from furiosa_llm.request import FinishReason, Request, RequestStatus
+from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import SchedulerOutput, StepCounts, StepResult
+from furiosa_llm.scheduling.admission import check_fits
 from furiosa_llm.scheduling.kv_cache_manager import KVCacheManager
 from furiosa_llm.scheduling.ordering import FifoQueue, LongestFirstQueue, WaitingQueue
 from furiosa_llm.scheduling.step_draft import StepDraft
@@ -21,25 +22,33 @@ class Scheduler:
     within a budget of tokens (iteration-level scheduling, Orca 2022; chunked prefill,
     Sarathi-Serve 2024). When blocks run out, the request that started last gives its blocks
     back and starts again later; its answer stays the same.
+
+    Steps may be scheduled while earlier ones are in flight. On a single stage a request then goes
+    on with a token that is still being chosen. In a pipeline it has to wait for that token, so
+    the requests are divided among as many steps as there are stages.
     """
 
     def __init__(
         self,
         config: SchedulerConfig,
         cache_config: CacheConfig,
+        model_info: ModelInfo,
         *,
-        eos_token_ids: frozenset[int],
+        num_stages: int = 1,
         clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._cache_config = cache_config
+        self._model_info = model_info
+        self._num_stages = num_stages
         self._kv_cache = KVCacheManager(cache_config)
-        self._eos_token_ids = eos_token_ids
         self._clock = clock
         self._requests: dict[int, Request] = {}  # every unfinished one
         self._running: list[Request] = []  # in the order in which they started
         self._waiting: WaitingQueue = LongestFirstQueue() if config.is_offline else FifoQueue()
         self._num_spare_blocks = int(config.spare_blocks_ratio * cache_config.num_blocks)
+        self._num_steps_in_flight = 0
+        self._num_preemptions = 0  # since the last step that computed something
 
     @property
     def has_unfinished(self) -> bool:
@@ -68,32 +77,40 @@ class Scheduler:
             PromptTooLongError: Prompt and answer exceed the context.
             NeverFitsError: They exceed the whole KV cache.
         """
-        num_tokens = request.num_prompt_tokens + request.max_tokens
-        if num_tokens > self._config.max_model_len:
-            raise PromptTooLongError(
-                num_prompt_tokens=request.num_prompt_tokens,
-                max_tokens=request.max_tokens,
-                max_model_len=self._config.max_model_len,
-            )
-        num_needed_blocks = self._cache_config.num_blocks_for(num_tokens)
-        if num_needed_blocks > self._cache_config.num_blocks:
-            raise NeverFitsError(
-                num_tokens=num_tokens,
-                num_needed_blocks=num_needed_blocks,
-                num_blocks=self._cache_config.num_blocks,
-            )
+        check_fits(
+            num_prompt_tokens=request.num_prompt_tokens,
+            max_tokens=request.max_tokens,
+            max_model_len=self._model_info.max_model_len,
+            cache_config=self._cache_config,
+        )
         self._requests[request.request_id] = request
         self._waiting.add(request)
 
     def schedule(self) -> SchedulerOutput:
-        """Chooses the tokens of the next forward pass, running requests first."""
-        step = StepDraft(token_budget=self._config.max_num_batched_tokens, now=self._clock())
+        """Chooses the tokens of the next forward pass, running requests first.
+
+        Returns:
+            The step. It is empty, and not to be run, when every request waits for a step in
+            flight.
+        """
+        step = StepDraft(
+            token_budget=self._config.max_num_batched_tokens,
+            max_num_requests=self._max_num_requests(),
+            now=self._clock(),
+        )
         self._continue_running(step)
         if not step.num_preemptions:
             # Otherwise a new request would take the blocks that were just given back.
             self._start_waiting(step)
-        assert step.shares or not self.has_unfinished, "no request can go on"
-        return SchedulerOutput(requests=tuple(step.shares), counts=self._counts(step))
+        self._num_preemptions += step.num_preemptions
+        if step.shares:
+            self._num_steps_in_flight += 1
+        else:
+            assert self._num_steps_in_flight or not self.has_unfinished, "no request can go on"
+        output = SchedulerOutput(requests=tuple(step.shares), counts=self._counts(step))
+        if step.shares:
+            self._num_preemptions = 0
+        return output
 
     def update(self, step: SchedulerOutput, result: StepResult) -> list[Request]:
         """Books what a forward pass computed.
@@ -102,13 +119,13 @@ class Scheduler:
             The requests that have a new token, finished ones among them.
         """
         now = self._clock()
+        self._num_steps_in_flight -= 1
         changed = []
         for share in step.requests:
             request = self._requests.get(share.request_id)
-            if request is None:
-                continue  # it was finished from outside while the step ran
-            request.num_computed_tokens += share.num_tokens
-            if share.samples_token:
+            # It may have finished while the step ran: by the token before, or from outside.
+            if request is not None and share.samples_token:
+                request.num_pending_tokens -= 1
                 self._append(request, result.token_ids[share.request_id], now)
                 changed.append(request)
         return changed
@@ -133,26 +150,30 @@ class Scheduler:
 
     def _continue_running(self, step: StepDraft) -> None:
         index = 0
-        while index < len(self._running):
+        while index < len(self._running) and step.has_room:
             request = self._running[index]
+            index += 1
             # One token is kept back for each request that comes after this one.
-            budget = step.token_budget - (len(self._running) - index - 1)
-            num_tokens = min(request.num_uncomputed_tokens, budget)
+            budget = max(step.token_budget - (len(self._running) - index), 1)
+            num_tokens = min(self._num_ready_tokens(request), budget)
+            if num_tokens == 0:
+                continue
             while not self._kv_cache.try_grow(request, num_tokens, now=step.now):
                 self._preempt(self._running[-1], step)
                 if request.status is RequestStatus.WAITING:
                     return  # it was the last one itself
-            step.add(request, num_tokens, self._eos_token_ids)
-            index += 1
+            step.add(request, num_tokens, self._model_info.eos_token_ids)
 
     def _start_waiting(self, step: StepDraft) -> None:
-        while step.token_budget > 0 and len(self._running) < self._config.max_num_seqs:
+        while step.has_room and len(self._running) < self._config.max_num_seqs:
             request = self._next_waiting()
-            if request is None:
+            if request is None or not self._num_ready_tokens(request):
                 return
             prefix = self._kv_cache.find_prefix(request)
             num_cached_tokens = len(prefix) * self._cache_config.block_size
-            num_tokens = min(request.num_tokens - num_cached_tokens, step.token_budget)
+            num_tokens = min(
+                request.num_tokens - num_cached_tokens, step.token_budget, self._chunk_size
+            )
             fits = self._kv_cache.try_start(
                 request,
                 prefix,
@@ -166,7 +187,24 @@ class Scheduler:
             request.status = RequestStatus.RUNNING
             self._running.append(request)
             step.account_cached(request, num_cached_tokens)
-            step.add(request, num_tokens, self._eos_token_ids)
+            step.add(request, num_tokens, self._model_info.eos_token_ids)
+
+    def _num_ready_tokens(self, request: Request) -> int:
+        """Returns how many tokens a request can have computed now; 0 while it has to wait."""
+        if request.num_pending_tokens:
+            num_output_tokens = request.num_output_tokens + request.num_pending_tokens
+            if self._num_stages > 1 or num_output_tokens >= request.max_tokens:
+                return 0
+        return min(request.num_uncomputed_tokens, self._chunk_size)
+
+    @property
+    def _chunk_size(self) -> int:
+        return self._config.prefill_chunk_size or self._config.max_num_batched_tokens
+
+    def _max_num_requests(self) -> int:
+        """Requests in one step: a share of all of them where stages work on different ones."""
+        num_requests = min(len(self._requests), self._config.max_num_seqs)
+        return -(-num_requests // self._num_stages)
 
     def _next_waiting(self) -> Request | None:
         while len(self._waiting):
@@ -190,7 +228,7 @@ class Scheduler:
             request.costs.first_token_time = now
         params = request.sampling_params
         if request.num_output_tokens >= params.min_tokens:
-            if token_id in self._eos_token_ids and not params.ignore_eos:
+            if token_id in self._model_info.eos_token_ids and not params.ignore_eos:
                 self._finish(request, FinishReason.STOP, None, now)
                 return
             if token_id in params.stop_token_ids:
@@ -222,7 +260,8 @@ class Scheduler:
             num_decode_tokens=step.num_decode_tokens,
             num_recomputed_tokens=step.num_recomputed_tokens,
             num_cached_tokens=step.num_cached_tokens,
-            num_preemptions=step.num_preemptions,
+            num_preemptions=self._num_preemptions,
+            num_steps_in_flight=self._num_steps_in_flight,
             num_used_blocks=pool.num_used_blocks,
             num_free_blocks=pool.num_free_blocks,
         )

@@ -11,8 +11,9 @@ from furiosa_llm.scheduler_output import SamplingInputs, ScheduledRequest
 class StepDraft:
     """The shares and counts of a step, as the scheduler adds requests to it."""
 
-    def __init__(self, *, token_budget: int, now: float) -> None:
+    def __init__(self, *, token_budget: int, max_num_requests: int, now: float) -> None:
         self.token_budget = token_budget
+        self.max_num_requests = max_num_requests
         self.now = now
         self.shares: list[ScheduledRequest] = []
         self.num_prefill_tokens = 0
@@ -21,8 +22,13 @@ class StepDraft:
         self.num_cached_tokens = 0
         self.num_preemptions = 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another request can have a share."""
+        return self.token_budget > 0 and len(self.shares) < self.max_num_requests
+
     def add(self, request: Request, num_tokens: int, eos_token_ids: Iterable[int]) -> None:
-        """Gives a request its share: the next `num_tokens` tokens."""
+        """Gives a request its share, the next `num_tokens` tokens, and books it as computed."""
         start = request.num_computed_tokens
         stop = start + num_tokens
         samples_token = stop == request.num_tokens
@@ -35,6 +41,8 @@ class StepDraft:
                 sampling=_sampling_inputs(request, eos_token_ids) if samples_token else None,
             )
         )
+        request.num_computed_tokens = stop
+        request.num_pending_tokens += samples_token
         self.token_budget -= num_tokens
         self._account(request, start, stop)
 
@@ -59,14 +67,19 @@ class StepDraft:
 
 def _sampling_inputs(request: Request, eos_token_ids: Iterable[int]) -> SamplingInputs:
     params = request.sampling_params
+    position = request.num_output_tokens + request.num_pending_tokens
     suppressed: tuple[int, ...] = ()
-    if request.num_output_tokens < params.min_tokens:
+    if position < params.min_tokens:
         suppressed = (*eos_token_ids, *params.stop_token_ids)
     return SamplingInputs(
         params=params,
         seed=request.sampling_seed,
-        position=request.num_output_tokens,
+        position=position,
         suppressed_token_ids=suppressed,
         prompt_token_ids=tuple(request.prompt_token_ids) if params.has_penalties else (),
-        output_token_ids=tuple(request.output_token_ids) if params.has_penalties else (),
+        output_token_ids=(
+            request.token_ids(request.num_prompt_tokens, request.num_tokens)
+            if params.has_penalties
+            else ()
+        ),
     )

@@ -82,6 +82,7 @@ def make_step(step: int, time_s: float = 0.5) -> StepStats:
         num_preemptions=9,
         num_used_blocks=10,
         num_free_blocks=11,
+        num_steps_in_flight=2,
         schedule_ms=time_s / 2,
         model_ms=time_s / 3,
         sample_ms=time_s / 5,

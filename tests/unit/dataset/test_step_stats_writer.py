@@ -27,7 +27,7 @@ def test_every_step_is_a_row_with_a_column_for_each_field(tmp_path: Path) -> Non
     assert table.to_pylist() == [dataclasses.asdict(step) for step in steps]
     assert pq.read_metadata(path).num_row_groups == 3
     assert [str(field.type) for field in table.schema] == [
-        "int16", "int64", "double", *["int32"] * 10, *["double"] * 3,
+        "int16", "int64", "double", *["int32"] * 11, *["double"] * 3,
     ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from typing import TypedDict
 
 import pytest
@@ -7,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from furiosa_llm.errors import NeverFitsError, PromptTooLongError
-from furiosa_llm.request import FinishReason, Request
+from furiosa_llm.execution.pending_tokens import PendingTokens
+from furiosa_llm.request import PENDING_TOKEN_ID, FinishReason, Request
 from furiosa_llm.sampling_params import SamplingParams
-from furiosa_llm.scheduler_output import StepResult
+from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from furiosa_llm.scheduling.scheduler import Scheduler
 from tests.factories import FakeClock, make_request, make_scheduler, run_step, sample_all
 
@@ -132,6 +134,57 @@ def test_an_answer_ends_at_the_end_token_or_a_stop_token(
     assert (request.finish_reason, request.stop_reason) == ended
 
 
+def test_a_long_prompt_is_cut_to_the_chunk_size() -> None:
+    scheduler = make_scheduler(token_budget=64, prefill_chunk_size=16)
+    scheduler.add(make_request(0, num_prompt_tokens=20))
+    scheduler.add(make_request(1, num_prompt_tokens=4))
+
+    assert [shares_of(scheduler) for _ in range(2)] == [[(0, 16), (1, 4)], [(0, 4), (1, 1)]]
+
+
+def test_a_request_goes_on_with_a_token_that_is_still_being_chosen() -> None:
+    scheduler = make_scheduler()
+    request = make_request(0, num_prompt_tokens=4, max_tokens=2)
+    scheduler.add(request)
+
+    first, second, third = (scheduler.schedule() for _ in range(3))
+
+    assert [share.token_ids for share in second.requests] == [(PENDING_TOKEN_ID,)]
+    assert third.requests == ()  # its last token is being chosen
+    scheduler.update(first, sample_all(first, 8))
+    scheduler.update(second, sample_all(second, 9))
+    assert request.output_token_ids == [8, 9]
+
+
+def test_a_token_computed_ahead_of_the_end_of_an_answer_is_dropped() -> None:
+    scheduler = make_scheduler(eos_token_ids=frozenset({2}))
+    request = make_request(0)
+    scheduler.add(request)
+    first, second = scheduler.schedule(), scheduler.schedule()
+
+    scheduler.update(first, sample_all(first, 2))
+
+    assert scheduler.update(second, sample_all(second)) == []
+    assert request.output_token_ids == [2]
+    assert not scheduler.has_unfinished
+
+
+def test_stages_of_a_pipeline_work_on_different_requests() -> None:
+    scheduler = make_scheduler(num_stages=2)
+    for index in range(4):
+        scheduler.add(make_request(index))
+
+    first, second, third = (scheduler.schedule() for _ in range(3))
+    scheduler.update(first, sample_all(first))
+    fourth = scheduler.schedule()
+
+    steps = (first, second, third, fourth)
+    assert [[share.request_id for share in step.requests] for step in steps] == [
+        [0, 1], [2, 3], [], [0, 1],
+    ]  # fmt: skip
+    assert [step.counts.num_steps_in_flight for step in steps] == [1, 2, 2, 2]
+
+
 def test_a_request_given_up_while_it_waits_is_passed_over() -> None:
     scheduler = make_scheduler(max_num_seqs=1)
     requests = [make_request(index) for index in range(3)]
@@ -181,6 +234,9 @@ class Load(TypedDict):
     enable_prefix_caching: bool
     is_offline: bool
     spare_blocks_ratio: float
+    prefill_chunk_size: int | None
+    num_steps_in_flight: int
+    num_stages: int
 
 
 LOADS = st.fixed_dictionaries(
@@ -196,6 +252,9 @@ LOADS = st.fixed_dictionaries(
         "enable_prefix_caching": st.booleans(),
         "is_offline": st.booleans(),
         "spare_blocks_ratio": st.sampled_from([0.0, 0.2, 0.9]),
+        "prefill_chunk_size": st.sampled_from([None, 3]),
+        "num_steps_in_flight": st.integers(1, 4),
+        "num_stages": st.integers(1, 3),
     }
 )
 
@@ -212,6 +271,8 @@ def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
         enable_prefix_caching=load["enable_prefix_caching"],
         is_offline=load["is_offline"],
         spare_blocks_ratio=load["spare_blocks_ratio"],
+        prefill_chunk_size=load["prefill_chunk_size"],
+        num_stages=load["num_stages"],
         clock=clock,
     )
     requests = [
@@ -223,7 +284,10 @@ def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
 
     totals = run_to_end(scheduler, requests, load, clock)
 
-    assert [r.num_output_tokens for r in requests] == [answer for _, answer, _ in load["lengths"]]
+    assert [r.output_token_ids for r in requests] == [
+        [token_at(r, r.num_prompt_tokens + place) for place in range(r.max_tokens)]
+        for r in requests
+    ]
     assert scheduler.kv_cache_usage == 0
     assert totals["prefill"] + totals["cached"] == sum(r.num_prompt_tokens for r in requests)
     assert totals["cached"] == sum(r.costs.num_cached_tokens for r in requests)
@@ -237,33 +301,71 @@ def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
         assert costs.start_time <= costs.first_token_time <= costs.finish_time
 
 
+def token_at(request: Request, position: int) -> int:
+    """What the pretended model says at a position of a request."""
+    if position < request.num_prompt_tokens:
+        return request.prompt_token_ids[position]
+    return 1000 + 37 * request.request_id + position
+
+
+def run_model(step: SchedulerOutput, requests: list[Request], pending: PendingTokens) -> StepResult:
+    """Checks that the model sees the right tokens, and answers."""
+    token_ids = {}
+    for share in pending.fill_in(step).requests:
+        request = requests[share.request_id]
+        stop = share.start_position + share.num_tokens
+        assert list(share.token_ids) == [
+            token_at(request, position) for position in range(share.start_position, stop)
+        ]
+        if share.sampling is not None:
+            token_ids[share.request_id] = token_at(request, stop)
+            assert share.sampling.position == stop - request.num_prompt_tokens
+    pending.remember(step, token_ids)
+    return StepResult(token_ids=token_ids)
+
+
+def check_step(step: SchedulerOutput, load: Load) -> None:
+    counts = step.counts
+    assert 0 < step.num_tokens <= load["token_budget"]
+    assert len(step.requests) <= -(-min(len(load["lengths"]), 4) // load["num_stages"])
+    assert counts.num_used_blocks + counts.num_free_blocks == load["num_blocks"]
+    assert step.num_tokens == (
+        counts.num_prefill_tokens + counts.num_decode_tokens + counts.num_recomputed_tokens
+    )
+    for share in step.requests:
+        assert share.num_tokens <= (load["prefill_chunk_size"] or load["token_budget"])
+        assert len(share.block_ids) * 4 >= share.start_position + share.num_tokens
+
+
 def run_to_end(
     scheduler: Scheduler, requests: list[Request], load: Load, clock: FakeClock
 ) -> dict[str, int]:
     totals = dict.fromkeys(("prefill", "cached", "decode", "recomputed", "preemptions"), 0)
     peak_blocks = dict.fromkeys(range(len(requests)), 0)
+    pending = PendingTokens(load["num_steps_in_flight"])
+    in_flight: deque[SchedulerOutput] = deque()
     while scheduler.has_unfinished:
-        step = scheduler.schedule()
-        scheduler.check_integrity()
+        while len(in_flight) < load["num_steps_in_flight"]:
+            step = scheduler.schedule()
+            scheduler.check_integrity()
+            if not step.requests:
+                break
+            check_step(step, load)
+            in_flight.append(step)
+            counts = step.counts
+            assert counts.num_steps_in_flight == len(in_flight)
+            totals["prefill"] += counts.num_prefill_tokens
+            totals["cached"] += counts.num_cached_tokens
+            totals["decode"] += counts.num_decode_tokens
+            totals["recomputed"] += counts.num_recomputed_tokens
+            totals["preemptions"] += counts.num_preemptions
+            for share in step.requests:
+                request_id = share.request_id
+                peak_blocks[request_id] = max(peak_blocks[request_id], len(share.block_ids))
         clock.now += 1.0
-        counts = step.counts
-        assert 0 < step.num_tokens <= load["token_budget"]
-        assert len(step.requests) <= 4
-        assert counts.num_used_blocks + counts.num_free_blocks == load["num_blocks"]
-        assert step.num_tokens == (
-            counts.num_prefill_tokens + counts.num_decode_tokens + counts.num_recomputed_tokens
-        )
-        totals["prefill"] += counts.num_prefill_tokens
-        totals["cached"] += counts.num_cached_tokens
-        totals["decode"] += counts.num_decode_tokens
-        totals["recomputed"] += counts.num_recomputed_tokens
-        totals["preemptions"] += counts.num_preemptions
-        for share in step.requests:
-            tokens = share.start_position + share.num_tokens
-            assert len(share.block_ids) * 4 >= tokens
-            request_id = share.request_id
-            peak_blocks[request_id] = max(peak_blocks[request_id], len(share.block_ids))
-        scheduler.update(step, StepResult(token_ids=sample_all(step).token_ids))
+        oldest = in_flight.popleft()
+        scheduler.update(oldest, run_model(oldest, requests, pending))
         scheduler.check_integrity()
+    assert not in_flight
     assert [request.costs.peak_blocks for request in requests] == list(peak_blocks.values())
     return totals

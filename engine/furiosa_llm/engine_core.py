@@ -1,0 +1,193 @@
+"""One replica's engine: a scheduler, a device, and the answers in the making."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.errors import EngineError
+from furiosa_llm.execution.random_draws import stream_seed
+from furiosa_llm.output_processor import OutputProcessor
+from furiosa_llm.outputs import RequestOutput, StepStats
+from furiosa_llm.request import FinishReason, Request, TokenizedPrompt
+from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
+from furiosa_llm.scheduling.scheduler import Scheduler
+from furiosa_llm.tokenization import Tokenizer
+
+
+class StepExecutor(Protocol):
+    """What runs the steps, in the order in which they are submitted."""
+
+    def submit(self, step: SchedulerOutput) -> None:
+        """Queues a step."""
+
+    def collect(self) -> StepResult:
+        """Waits for the oldest step and returns its result."""
+
+    def close(self) -> None:
+        """Ends what runs the steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StepInFlight:
+    step: SchedulerOutput
+    schedule_seconds: float
+
+
+class EngineCore:
+    """Takes tokenized prompts in, runs steps, hands answers out.
+
+    Up to `npu_queue_limit` steps are in flight: while the device runs one, the next is scheduled.
+    """
+
+    def __init__(
+        self,
+        *,
+        executor: StepExecutor,
+        tokenizer: Tokenizer,
+        limits: EngineLimits,
+        seed: int = 0,
+        num_stages: int = 1,
+        replica: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits
+        self.last_steps: list[StepStats] = []
+        self._executor = executor
+        self._scheduler = Scheduler(
+            limits.scheduler_config,
+            limits.cache_config,
+            limits.model_info,
+            num_stages=num_stages,
+            clock=clock,
+        )
+        self._outputs = OutputProcessor(tokenizer, replica=replica)
+        self._seed = seed
+        self._replica = replica
+        self._clock = clock
+        self._start_time = clock()
+        self._in_flight: deque[_StepInFlight] = deque()
+        self._num_requests = 0
+        self._num_steps = 0
+
+    @property
+    def num_unfinished_requests(self) -> int:
+        """Prompts whose answers are not complete."""
+        return len(self._outputs)
+
+    @property
+    def num_waiting_requests(self) -> int:
+        """Answers that have not started, or gave their blocks back."""
+        return self._scheduler.num_waiting
+
+    def add(self, prompt: TokenizedPrompt) -> None:
+        """Takes a prompt in.
+
+        Raises:
+            PromptTooLongError: Prompt and answer exceed the context.
+            NeverFitsError: They exceed the whole KV cache.
+        """
+        requests = []
+        for index in range(prompt.sampling_params.n):
+            request = Request(
+                request_id=self._num_requests + index,
+                prompt_token_ids=prompt.token_ids,
+                sampling_params=prompt.sampling_params,
+                max_tokens=prompt.max_tokens,
+                group_id=prompt.request_id,
+                index=index,
+                sampling_seed=self._stream_seed(prompt, index),
+                arrival_time=prompt.arrival_time,
+            )
+            self._scheduler.add(request)  # refuses all n or none: they are of one length
+            requests.append(request)
+        self._num_requests += len(requests)
+        self._outputs.add(prompt.text, requests)
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Gives prompts up. No output comes for them any more; unknown ids are ignored."""
+        for name in request_ids:
+            if name in self._outputs:
+                for request in self._outputs.remove(name):
+                    self._scheduler.finish(request, FinishReason.CANCELLED)
+
+    def step(self) -> list[RequestOutput]:
+        """Books the oldest step in flight, once there are as many as there may be.
+
+        Raises:
+            EngineError: The model cannot run the step; the engine is of no use any more.
+
+        Returns:
+            Outputs of the prompts that have new tokens, as their `output_kind` asks for; an
+            empty list when nothing is unfinished.
+        """
+        self.last_steps = []
+        self._submit_steps()
+        if not self._in_flight:
+            return []
+        oldest = self._in_flight.popleft()
+        result = self._collect()
+        changed = self._scheduler.update(oldest.step, result)
+        for request in changed:
+            stop_string = self._outputs.read(request)
+            if stop_string is not None:
+                self._scheduler.finish(request, FinishReason.STOP, stop_string)
+        self.last_steps = [self._stats(oldest, result, num_sampled_tokens=len(changed))]
+        self._num_steps += 1
+        return self._outputs.outputs(changed)
+
+    def close(self) -> None:
+        """Ends the threads that run steps."""
+        self._executor.close()
+
+    def _submit_steps(self) -> None:
+        while len(self._in_flight) < self.limits.scheduler_config.npu_queue_limit:
+            start = self._clock()
+            step = self._scheduler.schedule()
+            if not step.requests:
+                return
+            self._in_flight.append(_StepInFlight(step, self._clock() - start))
+            self._executor.submit(step)
+
+    def _collect(self) -> StepResult:
+        try:
+            return self._executor.collect()
+        except (RuntimeError, MemoryError) as error:
+            reason = str(error).strip() or type(error).__name__
+            raise EngineError(f"step {self._num_steps} failed: {reason}") from error
+
+    def _stream_seed(self, prompt: TokenizedPrompt, index: int) -> int:
+        params = prompt.sampling_params
+        if params.is_greedy:
+            return 0  # nothing is drawn
+        if params.seed is not None:
+            return stream_seed(params.seed, index)
+        return stream_seed(self._seed, prompt.request_id, index)
+
+    def _stats(
+        self, in_flight: _StepInFlight, result: StepResult, *, num_sampled_tokens: int
+    ) -> StepStats:
+        counts = in_flight.step.counts
+        return StepStats(
+            replica=self._replica,
+            step=self._num_steps,
+            time_s=self._clock() - self._start_time,
+            num_running=counts.num_running,
+            num_waiting=counts.num_waiting,
+            num_prefill_tokens=counts.num_prefill_tokens,
+            num_decode_tokens=counts.num_decode_tokens,
+            num_recomputed_tokens=counts.num_recomputed_tokens,
+            num_cached_tokens=counts.num_cached_tokens,
+            num_sampled_tokens=num_sampled_tokens,
+            num_preemptions=counts.num_preemptions,
+            num_used_blocks=counts.num_used_blocks,
+            num_free_blocks=counts.num_free_blocks,
+            num_steps_in_flight=counts.num_steps_in_flight,
+            schedule_ms=in_flight.schedule_seconds * 1e3,
+            model_ms=result.model_seconds * 1e3,
+            sample_ms=result.sample_seconds * 1e3,
+        )

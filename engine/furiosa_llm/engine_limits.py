@@ -1,0 +1,23 @@
+"""What an engine was built for, with every value decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from furiosa_llm.config import CacheConfig, ModelInfo
+from furiosa_llm.scheduler_config import SchedulerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """The model, its KV cache, and how its steps are filled. Every replica has the same."""
+
+    scheduler_config: SchedulerConfig
+    cache_config: CacheConfig
+    model_info: ModelInfo
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens that one request can have: the context, or the whole cache if that is less."""
+        cache = self.cache_config
+        return min(self.model_info.max_model_len, cache.num_blocks * cache.block_size)

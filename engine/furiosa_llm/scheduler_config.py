@@ -1,0 +1,104 @@
+"""The scheduler's limits and strategy, with every value decided."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from furiosa_llm.config import EngineArgs, require_ratio
+from furiosa_llm.errors import ConfigError
+
+_COUNTS = (
+    "npu_queue_limit",
+    "max_processing_samples",
+    "prefill_chunk_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+)
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (int, float),
+    "bool": (bool,),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """The limits that each step keeps, and the strategy by which it is filled.
+
+    Attributes:
+        npu_queue_limit: Steps in flight: 1 schedules and runs in turn, 2 prepares the next step
+            while the device runs this one.
+        max_processing_samples: Most prompts that the engine holds at once.
+        spare_blocks_ratio: Share of blocks that admission leaves free for running requests.
+        is_offline: Whether to order the work for throughput.
+        prefill_chunk_size: Most prompt tokens of one request in one step; None for no limit.
+        max_num_seqs: Most requests that run at once.
+        max_num_batched_tokens: Most tokens in one step.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    npu_queue_limit: int = 2
+    max_processing_samples: int = 65536
+    spare_blocks_ratio: float = 0.0
+    is_offline: bool = False
+    prefill_chunk_size: int | None = None
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _COUNTS and value is not None and value < 1:
+                raise ConfigError(f"{field.name} must be at least 1, got {value}")
+        require_ratio(self.spare_blocks_ratio)
+
+    @classmethod
+    def from_engine_args(cls, args: EngineArgs) -> SchedulerConfig:
+        """Decides what the arguments left open."""
+        is_offline = bool(args.is_offline)
+        ratio = args.spare_blocks_ratio
+        if ratio is None:
+            ratio = 0.0 if is_offline else 0.2
+        return cls(
+            npu_queue_limit=args.npu_queue_limit or max(2, args.pipeline_parallel_size or 1),
+            max_processing_samples=args.max_processing_samples or 65536,
+            spare_blocks_ratio=ratio,
+            is_offline=is_offline,
+            prefill_chunk_size=args.prefill_chunk_size,
+            max_num_seqs=args.max_num_seqs,
+            max_num_batched_tokens=args.max_num_batched_tokens,
+        )
+
+    def export(self, path: str | Path) -> None:
+        """Writes the configuration as JSON."""
+        Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> SchedulerConfig:
+        """Reads a configuration that `export` wrote; names that are left out have their defaults.
+
+        Raises:
+            ConfigError: The file is missing, is not JSON, or holds an unknown name or wrong value.
+        """
+        try:
+            content = json.loads(Path(path).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot be read as JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: must hold names and values, got {str(content)[:80]!r}")
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        for name, value in content.items():
+            if name not in known:
+                raise ConfigError(
+                    f"{path}: unknown name {name!r}; known are {', '.join(sorted(known))}"
+                )
+            wanted = _JSON_TYPES[str(known[name].type)]
+            if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+                raise ConfigError(f"{path}: {name} must be {known[name].type}, got {value!r}")
+        return cls(**content)
