@@ -11,7 +11,7 @@ from furiosa_llm.config import EngineArgs
 from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import InvalidRowError
-from furiosa_llm.execution.local_executor import load_local_executor
+from furiosa_llm.execution.prepared_model import prepare_model
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.sampling_params import SamplingParams
@@ -78,14 +78,17 @@ class LLMEngine:
             ModelLoadError: The model or its tokenizer cannot be loaded or is not supported.
             ConfigError: An option does not go with the model or with this machine.
         """
-        local = load_local_executor(args)
+        prepared = prepare_model(args)
         tokenizer = Tokenizer(
             args.tokenizer or args.model,
             mode=args.tokenizer_mode,
             trust_remote_code=args.trust_remote_code,
         )
         core = EngineCore(
-            executor=local.executor, tokenizer=tokenizer, limits=local.limits, seed=args.seed
+            executor=prepared.start(args.threads_per_replica),
+            tokenizer=tokenizer,
+            limits=prepared.limits,
+            seed=args.seed,
         )
         return cls(core=core, tokenizer=tokenizer)
 

@@ -2,7 +2,7 @@
 
 Each block is read once for all query heads that share it and for a tile of queries, and the
 softmax is taken block by block without the scores ever being stored (online softmax, Milakov and
-Gimelshein 2018; FlashAttention, Dao 2022). Compiled code is kept on disk by numba.
+Gimelshein 2018; FlashAttention, Dao 2022).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _array(tensor: torch.Tensor) -> Floats:
     return tensor.detach().float().contiguous().numpy()
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True)
 def store(
     keys: Floats, values: Floats, slot_mapping: npt.NDArray[np.int64], key: Floats, value: Floats
 ) -> None:
@@ -108,7 +108,7 @@ def store(
                 values[block, head, offset, e] = value[token, head, e]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True)
 def attend(  # noqa: C901, PLR0913 - a kernel: loops nest, and arrays come one by one
     query: Floats,
     keys: Floats,
@@ -207,7 +207,10 @@ def attend(  # noqa: C901, PLR0913 - a kernel: loops nest, and arrays come one b
                 output[token, head, e] = acc[row, e] / row_sum[row]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
+KERNELS = (store, attend)
+
+
+@numba.njit(nogil=True, fastmath=True, inline="always")
 def _scores(
     q: Floats,
     block_keys: Floats,
@@ -238,7 +241,7 @@ def _scores(
             scores[s] = softcap * np.float32(math.tanh(scores[s] / softcap))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
+@numba.njit(nogil=True, fastmath=True, inline="always")
 def _exponentiate(scores: Floats, largest: np.float32, exponents: Ints, powers: Floats) -> None:
     """Replaces each score s by e**(s - largest). `powers` is `exponents`, read as floats."""
     for s in range(scores.shape[0]):
@@ -253,7 +256,7 @@ def _exponentiate(scores: Floats, largest: np.float32, exponents: Ints, powers: 
         scores[s] *= powers[s]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
+@numba.njit(nogil=True, fastmath=True, inline="always")
 def _add_values(
     acc: Floats, shrink: np.float32, weights: Floats, block_values: Floats, value_size: int
 ) -> None:

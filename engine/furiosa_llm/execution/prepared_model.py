@@ -1,0 +1,112 @@
+"""Loads a model and its KV cache onto this machine, ready to run steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from furiosa_llm.config import CacheConfig, EngineArgs
+from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.errors import ConfigError
+from furiosa_llm.execution import kv_cache
+from furiosa_llm.execution.model_runner import ModelRunner
+from furiosa_llm.execution.step_queue import SerialExecutor, ThreadedExecutor
+from furiosa_llm.modeling import attention_cpu, paged_attention
+from furiosa_llm.modeling.attention_cpu import CpuAttention
+from furiosa_llm.modeling.kernel_cache import keep_compiled
+from furiosa_llm.modeling.loader import LoadedModel, load_model
+from furiosa_llm.modeling.paged_attention import CurrentStep
+from furiosa_llm.scheduler_config import SchedulerConfig
+
+# Below this, threads wait for each other longer than they work: on two cores, 10,000 rows of
+# a model of 0.8 million parameters take as long with one thread as with two, and many times longer
+# with two when another process wants a core.
+MIN_PARAMETERS_FOR_THREADS = 10_000_000
+
+_DTYPES = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedModel:
+    """A model in memory, without a KV cache.
+
+    Processes that are forked from here share its weights.
+    """
+
+    loaded: LoadedModel
+    limits: EngineLimits
+
+    def start(self, num_threads: int | None = None) -> SerialExecutor | ThreadedExecutor:
+        """Reserves the KV cache and joins it with the model, ready to run steps.
+
+        Args:
+            num_threads: To compute with; torch's choice, or one for a small model, if not given.
+        """
+        if num_threads is None and self.loaded.num_parameters < MIN_PARAMETERS_FOR_THREADS:
+            num_threads = 1
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        device = torch.device("cpu")
+        cache_config = self.limits.cache_config
+        caches = kv_cache.allocate(
+            [layer.shape for layer in self.loaded.layers],
+            num_blocks=cache_config.num_blocks,
+            block_size=cache_config.block_size,
+            device=device,
+        )
+        current_step = CurrentStep()
+        backend = CpuAttention(num_threads=torch.get_num_threads())
+        paged_attention.bind(self.loaded.layers, caches, current_step, backend)
+        num_steps_in_flight = self.limits.scheduler_config.npu_queue_limit
+        runner = ModelRunner(
+            self.loaded.model,
+            current_step,
+            block_size=cache_config.block_size,
+            num_steps_in_flight=num_steps_in_flight,
+            device=device,
+        )
+        return SerialExecutor(runner) if num_steps_in_flight == 1 else ThreadedExecutor(runner)
+
+
+def prepare_model(args: EngineArgs, *, num_replicas: int = 1) -> PreparedModel:
+    """Loads the model of `args` and decides the size of each replica's KV cache.
+
+    Raises:
+        ModelLoadError: The checkpoint is missing, damaged or not supported.
+        ConfigError: An option does not go with the model or the memory.
+    """
+    loaded = load_model(
+        args.model, dtype=_DTYPES[args.dtype], trust_remote_code=args.trust_remote_code
+    )
+    max_model_len = args.max_model_len or loaded.info.max_model_len
+    if max_model_len > loaded.info.max_model_len:
+        raise ConfigError(
+            f"max_model_len ({max_model_len}) exceeds the model's own limit of "
+            f"{loaded.info.max_model_len} tokens"
+        )
+    cache_config = CacheConfig(
+        num_blocks=kv_cache.choose_num_blocks(
+            args,
+            [layer.shape for layer in loaded.layers],
+            max_model_len=max_model_len,
+            available_bytes=kv_cache.available_memory_bytes() // num_replicas,
+        ),
+        block_size=args.paged_attention_block_size,
+        enable_prefix_caching=args.enable_prefix_caching,
+    )
+    keep_compiled(attention_cpu.KERNELS, args.cache_dir)
+    return PreparedModel(
+        loaded=loaded,
+        limits=EngineLimits(
+            scheduler_config=SchedulerConfig.from_engine_args(args),
+            cache_config=cache_config,
+            model_info=dataclasses.replace(loaded.info, max_model_len=max_model_len),
+        ),
+    )
