@@ -21,6 +21,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
+def gibibytes(num_bytes: int) -> str:
+    """Returns `23.5 GiB`."""
+    return f"{num_bytes / 2**30:,.1f} GiB"
+
+
 def duration(seconds: float) -> str:
     """Returns `4.5 s`, `45 s`, `3 min 05 s` or `2 h 03 min`."""
     if seconds < 9.95:

@@ -144,7 +144,7 @@ def _parse_npu(item: str, parts: list[str]) -> Iterator[Device]:
 
 
 def _index(item: str, noun: str, text: str) -> int:
-    example = "npu:0" if noun == "NPU" else item.partition(":")[0] + ":0"
+    example = item.partition(":")[0] + ":0"
     if not _NUMBER.fullmatch(text):
         _refuse(item, f"the {noun} index {text!r} is not a number", f"plain digits, as {example}")
     if len(text) > len(str(_MAX_INDEX)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -155,7 +156,7 @@ def bench(
             json,
             result,
             import_seconds=import_seconds,
-            machine=machine(),
+            machine=dataclasses.asdict(machine()),
             versions=versions(),
         )
     described = (

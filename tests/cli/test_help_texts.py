@@ -24,7 +24,9 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["bench", "-h"], ["version"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["run", "--help"], ["bench", "-h"], ["collect-env", "-h"], ["version"]]
+)
 def test_help_loads_no_large_library(args: list[str]) -> None:
     code = f"""
 import sys
