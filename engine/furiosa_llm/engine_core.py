@@ -80,9 +80,9 @@ class EngineCore:
         return len(self._outputs)
 
     @property
-    def num_waiting_requests(self) -> int:
-        """Answers that have not started, or gave their blocks back."""
-        return self._scheduler.num_waiting
+    def num_waiting_prompt_tokens(self) -> int:
+        """Tokens of the prompts that have not started, or gave their blocks back."""
+        return self._scheduler.num_waiting_prompt_tokens
 
     def add(self, prompt: TokenizedPrompt) -> None:
         """Takes a prompt in.

@@ -8,7 +8,8 @@
     │   ├── InvalidRowError        the row is not a prompt
     │   ├── InvalidParamsError     its sampling parameters make no sense
     │   ├── PromptTooLongError     prompt and answer exceed the context
-    │   └── NeverFitsError         prompt and answer exceed the whole KV cache
+    │   ├── NeverFitsError         prompt and answer exceed the whole KV cache
+    │   └── PromptFailedError      the engine breaks wherever the prompt is tried
     └── EngineError                the run cannot go on
 
 A `RequestError` ends one request: a batch writes it as an error row and goes on.
@@ -92,3 +93,9 @@ class NeverFitsError(RequestError):
         )
         self.num_needed_blocks = num_needed_blocks
         self.num_blocks = num_blocks
+
+
+class PromptFailedError(RequestError):
+    """The engine broke every time that it tried to answer a prompt."""
+
+    code: ClassVar[str] = "engine_error"

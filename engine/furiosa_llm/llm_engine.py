@@ -7,12 +7,18 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+import torch
+
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import InvalidRowError
 from furiosa_llm.execution.prepared_model import prepare_model
 from furiosa_llm.outputs import RequestOutput, StepStats
+from furiosa_llm.replicas.launcher_process import LauncherProcess
+from furiosa_llm.replicas.messages import Launch
+from furiosa_llm.replicas.placement import Placement, place, usable_cores
+from furiosa_llm.replicas.pool import ReplicaPool
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.tokenization import Tokenizer
@@ -78,19 +84,28 @@ class LLMEngine:
             ModelLoadError: The model or its tokenizer cannot be loaded or is not supported.
             ConfigError: An option does not go with the model or with this machine.
         """
+        placement = place(args, cores=usable_cores(), num_gpus=torch.cuda.device_count())
+        if not placement.is_one_process:
+            return cls._with_replicas(args, placement)
         prepared = prepare_model(args)
-        tokenizer = Tokenizer(
-            args.tokenizer or args.model,
-            mode=args.tokenizer_mode,
-            trust_remote_code=args.trust_remote_code,
-        )
+        tokenizer = Tokenizer.from_engine_args(args)
         core = EngineCore(
-            executor=prepared.start(args.threads_per_replica),
+            executor=prepared.start(placement.replicas[0][0][0].num_threads),
             tokenizer=tokenizer,
             limits=prepared.limits,
             seed=args.seed,
         )
         return cls(core=core, tokenizer=tokenizer)
+
+    @classmethod
+    def _with_replicas(cls, args: EngineArgs, placement: Placement) -> LLMEngine:
+        launcher = LauncherProcess(Launch(args, placement))
+        try:
+            tokenizer = Tokenizer.from_engine_args(args)  # while the launcher loads the model
+            return cls(core=ReplicaPool(launcher, placement.num_replicas), tokenizer=tokenizer)
+        except BaseException:
+            launcher.close()
+            raise
 
     @property
     def vocab_size(self) -> int:

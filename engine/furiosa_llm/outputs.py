@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from furiosa_llm.errors import RequestError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestMetrics:
@@ -63,6 +65,7 @@ class RequestOutput:
         num_output_tokens: Tokens of all answers together.
         metrics: Its cost so far.
         replica: The data-parallel replica that ran it.
+        error: Why there is no answer, where replicas died of it; `outputs` is empty then.
     """
 
     request_id: str
@@ -74,6 +77,7 @@ class RequestOutput:
     num_output_tokens: int
     metrics: RequestMetrics
     replica: int = 0
+    error: RequestError | None = None
 
     @property
     def num_prompt_tokens(self) -> int:

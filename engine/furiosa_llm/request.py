@@ -47,6 +47,11 @@ class TokenizedPrompt:
     max_tokens: int
     arrival_time: float
 
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.token_ids)
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RequestAccount:

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
+from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import InvalidRowError, ModelLoadError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -25,6 +26,19 @@ class Tokenizer:
             ModelLoadError: There is none, or it cannot be read.
         """
         self._tokenizer = _load(path, mode=mode, trust_remote_code=trust_remote_code)
+
+    @classmethod
+    def from_engine_args(cls, args: EngineArgs) -> Tokenizer:
+        """Loads the tokenizer that the arguments name, or else the model's own.
+
+        Raises:
+            ModelLoadError: There is none, or it cannot be read.
+        """
+        return cls(
+            args.tokenizer or args.model,
+            mode=args.tokenizer_mode,
+            trust_remote_code=args.trust_remote_code,
+        )
 
     @property
     def chat_template(self) -> str | None:

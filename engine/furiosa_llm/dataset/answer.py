@@ -51,7 +51,9 @@ class AnswerRow:
 
 
 def answer_of(record: PromptRecord, output: RequestOutput) -> AnswerRow:
-    """Joins an answer with the row that asked for it."""
+    """Joins an answer, or the reason why there is none, with the row that asked for it."""
+    if output.error is not None:
+        return error_answer(record.row_index, record.request_id, record.carried, output.error)
     first = output.outputs[0]
     metrics = output.metrics
     return AnswerRow(

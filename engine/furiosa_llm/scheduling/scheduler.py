@@ -45,7 +45,9 @@ class Scheduler:
         self._clock = clock
         self._requests: dict[int, Request] = {}  # every unfinished one
         self._running: list[Request] = []  # in the order in which they started
-        self._waiting: WaitingQueue = LongestFirstQueue() if config.is_offline else FifoQueue()
+        self._waiting: WaitingQueue[Request] = (
+            LongestFirstQueue() if config.is_offline else FifoQueue()
+        )
         self._num_spare_blocks = int(config.spare_blocks_ratio * cache_config.num_blocks)
         self._num_steps_in_flight = 0
         self._num_preemptions = 0  # since the last step that computed something
@@ -64,6 +66,15 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Requests that wait for blocks."""
         return len(self._requests) - len(self._running)
+
+    @property
+    def num_waiting_prompt_tokens(self) -> int:
+        """Prompt tokens of the requests that wait for blocks."""
+        return sum(
+            request.num_prompt_tokens
+            for request in self._requests.values()
+            if request.status is RequestStatus.WAITING
+        )
 
     @property
     def kv_cache_usage(self) -> float:

@@ -1,0 +1,1 @@
+"""Data-parallel replicas: processes that each run an engine core, and what keeps them supplied."""
