@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ import torch
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
-from furiosa_llm.errors import InvalidRowError
+from furiosa_llm.errors import InvalidRowError, ModelLoadError
 from furiosa_llm.execution.prepared_model import prepare_model
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.replicas.launcher_process import LauncherProcess
@@ -100,12 +101,16 @@ class LLMEngine:
     @classmethod
     def _with_replicas(cls, args: EngineArgs, placement: Placement) -> LLMEngine:
         launcher = LauncherProcess(Launch(args, placement))
-        try:
-            tokenizer = Tokenizer.from_engine_args(args)  # while the launcher loads the model
-            return cls(core=ReplicaPool(launcher, placement.num_replicas), tokenizer=tokenizer)
-        except BaseException:
-            launcher.close()
-            raise
+        with contextlib.ExitStack() as stack:
+            stack.callback(launcher.close)
+            try:
+                tokenizer = Tokenizer.from_engine_args(args)  # while the launcher loads the model
+            except ModelLoadError:
+                launcher.wait_until_ready()  # what is wrong with the model is told first
+                raise
+            engine = cls(core=ReplicaPool(launcher, placement.num_replicas), tokenizer=tokenizer)
+            stack.pop_all()
+        return engine
 
     @property
     def vocab_size(self) -> int:
