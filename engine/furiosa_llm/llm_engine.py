@@ -15,6 +15,7 @@ from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import InvalidRowError, ModelLoadError
 from furiosa_llm.execution.prepared_model import prepare_model
+from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Launch
@@ -90,10 +91,12 @@ class LLMEngine:
             return cls._with_replicas(args, placement)
         prepared = prepare_model(args)
         tokenizer = Tokenizer.from_engine_args(args)
+        limits = prepared.limits
+        runner = prepared.make_runner(placement.replicas[0][0][0].num_threads)
         core = EngineCore(
-            executor=prepared.start(placement.replicas[0][0][0].num_threads),
+            executor=queue_for(runner, limits.scheduler_config.npu_queue_limit),
             tokenizer=tokenizer,
-            limits=prepared.limits,
+            limits=limits,
             seed=args.seed,
         )
         return cls(core=core, tokenizer=tokenizer)

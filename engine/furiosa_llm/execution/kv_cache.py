@@ -58,8 +58,10 @@ def allocate(
     ]
 
 
-def available_memory_bytes() -> int:
-    """Returns the memory that this process may still take: the machine's or its cgroup's."""
+def available_memory_bytes(device: torch.device) -> int:
+    """Returns the memory that may still be taken: the GPU's, the machine's or its cgroup's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     available = _meminfo_bytes("MemAvailable")
     limit, used = _cgroup_bytes("memory.max"), _cgroup_bytes("memory.current")
     if limit is not None and used is not None:

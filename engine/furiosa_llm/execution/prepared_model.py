@@ -1,4 +1,4 @@
-"""Loads a model and its KV cache onto this machine, ready to run steps."""
+"""Loads a model and decides the size of its KV cache."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.execution import kv_cache
 from furiosa_llm.execution.model_runner import ModelRunner
-from furiosa_llm.execution.step_queue import SerialExecutor, ThreadedExecutor
+from furiosa_llm.execution.stage_runner import StageRunner
 from furiosa_llm.modeling import attention_cpu, paged_attention
 from furiosa_llm.modeling.attention_cpu import CpuAttention
+from furiosa_llm.modeling.attention_torch import torch_attention
 from furiosa_llm.modeling.kernel_cache import keep_compiled
 from furiosa_llm.modeling.loader import LoadedModel, load_model
-from furiosa_llm.modeling.paged_attention import CurrentStep
+from furiosa_llm.modeling.paged_attention import AttentionBackend, CurrentStep
 from furiosa_llm.scheduler_config import SchedulerConfig
 
 # Below this, threads wait for each other longer than they work: on two cores, 10,000 rows of
@@ -35,15 +36,42 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedModel:
-    """A model in memory, without a KV cache.
+    """A model in memory, or a rank's part of one, without a KV cache.
 
     Processes that are forked from here share its weights.
     """
 
     loaded: LoadedModel
     limits: EngineLimits
+    device: torch.device
 
-    def start(self, num_threads: int | None = None) -> SerialExecutor | ThreadedExecutor:
+    @classmethod
+    def of(
+        cls,
+        args: EngineArgs,
+        loaded: LoadedModel,
+        *,
+        max_model_len: int,
+        num_blocks: int,
+        device: torch.device,
+    ) -> PreparedModel:
+        """Joins a loaded model with what was decided for it."""
+        keep_compiled(attention_cpu.KERNELS, args.cache_dir)
+        return cls(
+            loaded=loaded,
+            limits=EngineLimits(
+                scheduler_config=SchedulerConfig.from_engine_args(args),
+                cache_config=CacheConfig(
+                    num_blocks=num_blocks,
+                    block_size=args.paged_attention_block_size,
+                    enable_prefix_caching=args.enable_prefix_caching,
+                ),
+                model_info=dataclasses.replace(loaded.info, max_model_len=max_model_len),
+            ),
+            device=device,
+        )
+
+    def make_runner(self, num_threads: int | None = None) -> ModelRunner | StageRunner:
         """Reserves the KV cache and joins it with the model, ready to run steps.
 
         Args:
@@ -53,26 +81,31 @@ class PreparedModel:
             num_threads = 1
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        device = torch.device("cpu")
         cache_config = self.limits.cache_config
         caches = kv_cache.allocate(
             [layer.shape for layer in self.loaded.layers],
             num_blocks=cache_config.num_blocks,
             block_size=cache_config.block_size,
-            device=device,
+            device=self.device,
         )
         current_step = CurrentStep()
-        backend = CpuAttention(num_threads=torch.get_num_threads())
+        backend = _attention_on(self.device)
         paged_attention.bind(self.loaded.layers, caches, current_step, backend)
-        num_steps_in_flight = self.limits.scheduler_config.npu_queue_limit
-        runner = ModelRunner(
+        stage = self.loaded.stage
+        if stage is not None and not stage.is_last:
+            return StageRunner(
+                self.loaded.model.base_model,
+                current_step,
+                block_size=cache_config.block_size,
+                device=self.device,
+            )
+        return ModelRunner(
             self.loaded.model,
             current_step,
             block_size=cache_config.block_size,
-            num_steps_in_flight=num_steps_in_flight,
-            device=device,
+            num_steps_in_flight=self.limits.scheduler_config.npu_queue_limit,
+            device=self.device,
         )
-        return SerialExecutor(runner) if num_steps_in_flight == 1 else ThreadedExecutor(runner)
 
 
 def prepare_model(args: EngineArgs, *, num_replicas: int = 1) -> PreparedModel:
@@ -82,31 +115,41 @@ def prepare_model(args: EngineArgs, *, num_replicas: int = 1) -> PreparedModel:
         ModelLoadError: The checkpoint is missing, damaged or not supported.
         ConfigError: An option does not go with the model or the memory.
     """
-    loaded = load_model(
-        args.model, dtype=_DTYPES[args.dtype], trust_remote_code=args.trust_remote_code
+    device = torch.device("cpu")
+    loaded = load_model(args.model, dtype=dtype_of(args), trust_remote_code=args.trust_remote_code)
+    max_model_len = choose_max_model_len(args, loaded)
+    num_blocks = kv_cache.choose_num_blocks(
+        args,
+        [layer.shape for layer in loaded.layers],
+        max_model_len=max_model_len,
+        available_bytes=kv_cache.available_memory_bytes(device) // num_replicas,
     )
-    max_model_len = args.max_model_len or loaded.info.max_model_len
-    if max_model_len > loaded.info.max_model_len:
+    return PreparedModel.of(
+        args, loaded, max_model_len=max_model_len, num_blocks=num_blocks, device=device
+    )
+
+
+def dtype_of(args: EngineArgs) -> torch.dtype:
+    """Returns the type of weights and activations."""
+    return _DTYPES[args.dtype]
+
+
+def choose_max_model_len(args: EngineArgs, loaded: LoadedModel) -> int:
+    """Returns the longest prompt plus answer: as asked for, else the model's own limit.
+
+    Raises:
+        ConfigError: More was asked for than the model can do.
+    """
+    limit = loaded.info.max_model_len
+    max_model_len = args.max_model_len or limit
+    if max_model_len > limit:
         raise ConfigError(
-            f"max_model_len ({max_model_len}) exceeds the model's own limit of "
-            f"{loaded.info.max_model_len} tokens"
+            f"max_model_len ({max_model_len}) exceeds the model's own limit of {limit} tokens"
         )
-    cache_config = CacheConfig(
-        num_blocks=kv_cache.choose_num_blocks(
-            args,
-            [layer.shape for layer in loaded.layers],
-            max_model_len=max_model_len,
-            available_bytes=kv_cache.available_memory_bytes() // num_replicas,
-        ),
-        block_size=args.paged_attention_block_size,
-        enable_prefix_caching=args.enable_prefix_caching,
-    )
-    keep_compiled(attention_cpu.KERNELS, args.cache_dir)
-    return PreparedModel(
-        loaded=loaded,
-        limits=EngineLimits(
-            scheduler_config=SchedulerConfig.from_engine_args(args),
-            cache_config=cache_config,
-            model_info=dataclasses.replace(loaded.info, max_model_len=max_model_len),
-        ),
-    )
+    return max_model_len
+
+
+def _attention_on(device: torch.device) -> AttentionBackend:
+    if device.type == "cpu":
+        return CpuAttention(num_threads=torch.get_num_threads())
+    return torch_attention

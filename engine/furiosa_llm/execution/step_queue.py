@@ -16,6 +16,11 @@ class StepRunner(Protocol):
         """Runs one forward pass and chooses the token of each request that is due one."""
 
 
+def queue_for(runner: StepRunner, num_steps_in_flight: int) -> SerialExecutor | ThreadedExecutor:
+    """Returns the queue for a runner: with a thread where more than one step is in flight."""
+    return SerialExecutor(runner) if num_steps_in_flight == 1 else ThreadedExecutor(runner)
+
+
 class SerialExecutor:
     """Runs a step when its result is asked for."""
 

@@ -20,7 +20,9 @@ from transformers.utils import logging as transformers_logging
 from furiosa_llm.config import ModelInfo
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling import paged_attention
+from furiosa_llm.modeling.model_split import ModelPart, ModelSplit, take_part
 from furiosa_llm.modeling.paged_attention import AttentionLayer
+from furiosa_llm.modeling.pipeline_split import PipelineStage
 
 _SERVED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "attention"})
 _LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
@@ -34,11 +36,13 @@ class LoadedModel:
         model: In evaluation mode, with our attention function.
         layers: Its attention layers, in the order in which they run.
         info: Its limits and special tokens.
+        stage: The pipeline stage that is left of it, where it is cut into several.
     """
 
     model: PreTrainedModel
     layers: tuple[AttentionLayer, ...]
     info: ModelInfo
+    stage: PipelineStage | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -46,11 +50,21 @@ class LoadedModel:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def load_model(path: str, *, dtype: torch.dtype, trust_remote_code: bool = False) -> LoadedModel:
+def load_model(
+    path: str,
+    *,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    split: ModelSplit | None = None,
+) -> LoadedModel:
     """Loads the checkpoint in a folder or of a hub id.
+
+    With a `split`, only a rank's part is kept. Weights that the checkpoint holds in `dtype` are not
+    even read then: the files are mapped, not copied.
 
     Raises:
         ModelLoadError: It is missing, damaged, or of an architecture that cannot be served.
+        ConfigError: It cannot be split as `split` says.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -72,17 +86,13 @@ def load_model(path: str, *, dtype: torch.dtype, trust_remote_code: bool = False
             f"{path}: the weights do not fit config.json: {_one_line(error)}"
         ) from error
     model.eval()
-    name = type(model).__name__
-    layers = _find_layers(path, name, model)
-    return LoadedModel(
-        model=model,
-        layers=tuple(layers),
-        info=ModelInfo(
-            max_model_len=_max_model_len(config),
-            vocab_size=model.get_output_embeddings().weight.shape[0],
-            eos_token_ids=_eos_token_ids(path, model.generation_config),
-        ),
+    info = ModelInfo(
+        max_model_len=_max_model_len(config),
+        vocab_size=model.get_output_embeddings().weight.shape[0],
+        eos_token_ids=_eos_token_ids(path, model.generation_config),
     )
+    part = _take_part(path, model, split)
+    return LoadedModel(model=model, layers=tuple(part.layers), info=info, stage=part.stage)
 
 
 def _load_config(path: str, *, trust_remote_code: bool) -> Any:
@@ -137,18 +147,18 @@ def _refuse_unserved(path: str, config: Any) -> None:
         )
 
 
-def _find_layers(path: str, name: str, model: PreTrainedModel) -> list[AttentionLayer]:
+def _take_part(path: str, model: PreTrainedModel, split: ModelSplit | None) -> ModelPart:
+    name = type(model).__name__
     try:
-        layers = paged_attention.find_attention_layers(model)
+        part = take_part(model, split)
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {name} is not supported: {error}") from error
-    num_layers = model.config.get_text_config().num_hidden_layers
-    if len(layers) != num_layers:
+    if len(part.layers) != part.num_layers:
         raise ModelLoadError(
-            f"{path}: {name} is not supported: {len(layers)} of its {num_layers} layers attend "
-            "in a way that can be served"
+            f"{path}: {name} is not supported: {len(part.layers)} of its {part.num_layers} layers "
+            "attend in a way that can be served"
         )
-    return layers
+    return part
 
 
 def _max_model_len(config: Any) -> int:

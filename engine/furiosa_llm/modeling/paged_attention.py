@@ -47,9 +47,10 @@ class CurrentStep:
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayer:
-    """An attention module of the model, and the sizes of its keys and values."""
+    """An attention module of the model, its query heads, and the sizes of its keys and values."""
 
     module: torch.nn.Module
+    num_heads: int
     shape: LayerShape
 
 
@@ -93,7 +94,7 @@ class _Recorder:
             raise ModelLoadError(f"{type(module).__name__} looks at later tokens")
         _, num_kv_heads, key_size = key.shape
         shape = LayerShape(num_kv_heads=num_kv_heads, key_size=key_size, value_size=value.shape[-1])
-        self.layers.append(AttentionLayer(module, shape))
+        self.layers.append(AttentionLayer(module, query.shape[1], shape))
         return query.new_zeros(*query.shape[:2], value.shape[-1])
 
 

@@ -21,6 +21,7 @@ import torch
 from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.errors import FuriosaLLMError
 from furiosa_llm.execution.prepared_model import PreparedModel, prepare_model
+from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.replicas.messages import Launch, Launched, NotLaunched, Reap, Reaped, Start
 from furiosa_llm.replicas.worker import run_replica
 from furiosa_llm.tokenization import Tokenizer
@@ -65,10 +66,12 @@ class _Template:
         place = self.launch.placement.replicas[replica][0][0]
         if place.cores:
             os.sched_setaffinity(0, place.cores)
+        limits = self.model.limits
+        runner = self.model.make_runner(place.num_threads)
         return EngineCore(
-            executor=self.model.start(place.num_threads),
+            executor=queue_for(runner, limits.scheduler_config.npu_queue_limit),
             tokenizer=self.tokenizer,
-            limits=self.model.limits,
+            limits=limits,
             seed=self.launch.args.seed,
             replica=replica,
         )

@@ -1,0 +1,44 @@
+"""Runs a step on a pipeline stage that is not the last."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from furiosa_llm.execution.input_batch import InputBatch
+from furiosa_llm.modeling.paged_attention import CurrentStep
+from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
+
+
+class StageRunner:
+    """Runs the layers of a stage, whose last one is followed by a module that sends.
+
+    It chooses no token, and goes on to the next step while a later stage still runs this one.
+    """
+
+    def __init__(
+        self,
+        base_model: torch.nn.Module,
+        current_step: CurrentStep,
+        *,
+        block_size: int,
+        device: torch.device,
+    ) -> None:
+        self._base_model = base_model
+        self._current_step = current_step
+        self._block_size = block_size
+        self._device = device
+
+    def execute(self, step: SchedulerOutput) -> StepResult:
+        """Runs this stage's share of one forward pass."""
+        start = time.perf_counter()
+        with torch.inference_mode():
+            batch = InputBatch.build(step, block_size=self._block_size, device=self._device)
+            self._current_step.layout = batch.layout
+            self._base_model(
+                input_ids=batch.input_ids[None],
+                position_ids=batch.positions[None],
+                use_cache=False,
+            )
+        return StepResult(token_ids={}, model_seconds=time.perf_counter() - start)
