@@ -82,11 +82,15 @@ _CLASS_NAMES = {
 }
 
 
-def make_checkpoint(name: str, folder: Path, *, seed: int = 0) -> Path:
+def make_checkpoint(
+    name: str, folder: Path, *, seed: int = 0, changes: dict[str, Any] | None = None
+) -> Path:
     """Writes a checkpoint of an architecture, with a byte-level tokenizer, and returns its path."""
     config_name, model_name = _CLASS_NAMES.get(name, (f"{name}Config", f"{name}ForCausalLM"))
     options = {
-        key: value for key, value in {**_COMMON, **CONFIGS[name]}.items() if value is not None
+        key: value
+        for key, value in {**_COMMON, **CONFIGS[name], **(changes or {})}.items()
+        if value is not None
     }
     config = getattr(transformers, config_name)(**options)
     torch.manual_seed(seed)
