@@ -18,8 +18,7 @@ from tests.checkpoints import CONFIGS, VOCAB_SIZE, make_checkpoint
 from tests.factories import answer_all, make_request, make_scheduler
 from tests.rank_processes import RankProcesses
 
-SERVED = [name for name in CONFIGS if name not in ("Mamba", "T5")]
-WITHOUT_PLAN = {"pp": ["GPT2"], "tp": ["GPT2", "GptOss"]}
+SERVED = [name for name in CONFIGS if name not in ("Mamba", "T5", "GPT2")]  # GPT2 has no plans
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 SEEDED = SamplingParams(temperature=0.9, top_p=0.9, max_tokens=12, ignore_eos=True)
 WITH_PENALTIES = SamplingParams(
@@ -92,7 +91,7 @@ Alone = Callable[[EngineArgs, SamplingParams], list[list[list[int]]]]
 Checkpoint = Callable[[str], Path]
 
 
-@pytest.mark.parametrize("name", [name for name in SERVED if name not in WITHOUT_PLAN["tp"]])
+@pytest.mark.parametrize("name", SERVED)
 def test_two_tensor_ranks_answer_as_one_process(
     name: str, two_tensor_ranks: RankProcesses, alone: Alone, checkpoint: Checkpoint
 ) -> None:
@@ -101,7 +100,7 @@ def test_two_tensor_ranks_answer_as_one_process(
     assert answers(two_tensor_ranks.engine(args), GREEDY) == alone(args, GREEDY)
 
 
-@pytest.mark.parametrize("name", [name for name in SERVED if name not in WITHOUT_PLAN["pp"]])
+@pytest.mark.parametrize("name", SERVED)
 def test_two_stages_answer_as_one_process(
     name: str, two_stages: RankProcesses, alone: Alone, checkpoint: Checkpoint
 ) -> None:

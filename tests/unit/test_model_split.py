@@ -11,7 +11,8 @@ from furiosa_llm.errors import ConfigError
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.model_split import ModelSplit, take_part
 from furiosa_llm.modeling.pipeline_split import PipelineStage, layers_of_stage
-from furiosa_llm.modeling.tensor_split import GatheredLinear, SummedLinear, split_weights
+from furiosa_llm.modeling.tensor_linear import GatheredLinear, SummedLinear
+from furiosa_llm.modeling.tensor_split import split_weights
 
 
 class Rank:
@@ -53,7 +54,6 @@ def test_stages_differ_by_one_layer_at_most(
     ("name", "pp", "tp", "reason"),
     [
         ("GPT2", 1, 2, "GPT2LMHeadModel has no plan for splitting its layers over 2"),
-        ("GptOss", 1, 2, "GptOssForCausalLM has no plan for splitting its layers over 2"),
         ("GPT2", 2, 1, "GPT2LMHeadModel has no plan for cutting it into 2 pipeline stages"),
         ("Llama", 1, 3, "the tensor-parallel size (3) does not divide the 4 attention heads of"),
         ("Llama", 1, 4, "the tensor-parallel size (4) does not divide the 2 key-value heads of"),
@@ -75,6 +75,16 @@ def test_a_rule_that_is_not_known_is_refused(checkpoint: Callable[[str], Path]) 
     model.tp_plan = {"model.layers.*.input_layernorm": "sequence_parallel"}
 
     with pytest.raises(ConfigError, match="'sequence_parallel' for model"):
+        split_weights(model, Rank(0, 2))
+
+
+def test_experts_that_are_summed_but_not_split_are_refused(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    model = load(checkpoint("Qwen3Moe")).model
+    del model.tp_plan["model.layers.*.mlp.experts.down_proj"]
+
+    with pytest.raises(ConfigError, match="'moe_tp_experts' for model"):
         split_weights(model, Rank(0, 2))
 
 

@@ -10,7 +10,8 @@ from furiosa_llm.errors import ConfigError
 from furiosa_llm.modeling import paged_attention
 from furiosa_llm.modeling.paged_attention import AttentionLayer
 from furiosa_llm.modeling.pipeline_split import PipelineStage, keep_stage
-from furiosa_llm.modeling.tensor_split import TensorGroup, split_weights
+from furiosa_llm.modeling.tensor_linear import TensorGroup
+from furiosa_llm.modeling.tensor_split import split_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

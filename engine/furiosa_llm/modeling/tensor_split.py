@@ -8,14 +8,20 @@ group of processes, the weights stay plain tensors, and a rule that is not known
 from __future__ import annotations
 
 import re
-from typing import Protocol
 
 import torch
 from torch import nn
-from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from furiosa_llm.errors import ConfigError
+from furiosa_llm.modeling.tensor_linear import (
+    GatheredLinear,
+    SummedLinear,
+    TensorGroup,
+    bias_of,
+    make_linear,
+    share_of,
+)
 
 # Rules about gradients, and about embeddings, which every rank keeps whole: looking a token up
 # costs nothing, and a sum over the ranks would.
@@ -29,66 +35,23 @@ _KEPT_WHOLE = frozenset(
         "replicated_with_grad_allreduce",
     }
 )
+# GPT-OSS, of which transformers has no plan: the gates and ups of an expert take turns, its weights
+# are transposed, and it has biases.
+_OWN_PLANS = {
+    "gpt_oss": {
+        "model.layers.*.self_attn.q_proj": "colwise",
+        "model.layers.*.self_attn.k_proj": "colwise",
+        "model.layers.*.self_attn.v_proj": "colwise",
+        "model.layers.*.self_attn.o_proj": "rowwise",
+        "model.layers.*.self_attn.sinks": "last_dim",
+        "model.layers.*.mlp.experts": "moe_tp_experts",
+        "model.layers.*.mlp.experts.gate_up_proj": "last_dim",
+        "model.layers.*.mlp.experts.gate_up_proj_bias": "last_dim",
+        "model.layers.*.mlp.experts.down_proj": "middle_dim",
+        "model.layers.*.mlp.experts.down_proj_bias": "first_rank",
+    }
+}
 _HEAD_PROJECTIONS = frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value"})
-
-
-class TensorGroup(Protocol):
-    """The ranks that hold one stage's weights together."""
-
-    @property
-    def rank(self) -> int:
-        """The place of this rank in the group, from 0."""
-
-    @property
-    def size(self) -> int:
-        """Ranks in the group."""
-
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns the sum of the ranks' tensors, the same on every rank. May change `tensor`."""
-
-    def concatenate(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns the tensors of all ranks, of one shape, side by side in the last dimension."""
-
-
-class SummedLinear(nn.Module):
-    """A linear layer whose inputs are split: the ranks' products are summed."""
-
-    def __init__(self, whole: nn.Linear, group: TensorGroup, *, splits_input: bool) -> None:
-        super().__init__()
-        self._group = group
-        self._splits_input = splits_input
-        self.linear = _linear(_share(whole.weight, group, dim=1), None)
-        self.bias = _bias(whole)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Multiplies by this rank's columns. [.., I] or [.., I / ranks] -> [.., O]."""
-        if self._splits_input:
-            hidden = hidden.chunk(self._group.size, dim=-1)[self._group.rank]
-        output = self._group.sum(self.linear(hidden))
-        return output if self.bias is None else output + self.bias
-
-
-class GatheredLinear(nn.Module):
-    """A linear layer whose outputs are split, and put together again on every rank."""
-
-    def __init__(self, whole: nn.Linear, group: TensorGroup, *, is_tied: bool) -> None:
-        super().__init__()
-        self._group = group
-        self._num_outputs = whole.out_features
-        num_rows = -(-self._num_outputs // group.size)
-        rows = slice(group.rank * num_rows, (group.rank + 1) * num_rows)
-        weight, bias = whole.weight.data[rows], _bias(whole)
-        # Rows that the last rank lacks are zeros; they are cut off once the outputs are together.
-        num_missing = num_rows - weight.shape[0]
-        if bias is not None:
-            bias = pad(bias.data[rows], (0, num_missing)).clone()
-        if num_missing or not is_tied:  # else it stays a part of the embedding, at no cost
-            weight = pad(weight, (0, 0, 0, num_missing)).clone()
-        self.linear = _linear(weight, bias)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Multiplies by this rank's rows and gathers. [.., I] -> [.., O]."""
-        return self._group.concatenate(self.linear(hidden))[..., : self._num_outputs]
 
 
 def split_weights(model: PreTrainedModel, group: TensorGroup) -> None:
@@ -97,15 +60,14 @@ def split_weights(model: PreTrainedModel, group: TensorGroup) -> None:
     Raises:
         ConfigError: The architecture cannot be split, or not over this number of ranks.
     """
-    name = type(model).__name__
-    plan: dict[str, str] = dict(model.tp_plan or {})
+    plan = _find_plan(model)
     if not any("*" in pattern for pattern in plan):
         raise ConfigError(
-            f"{name} has no plan for splitting its layers over {group.size} tensor-parallel ranks; "
-            "use a tensor-parallel size of 1"
+            f"{type(model).__name__} has no plan for splitting its layers over {group.size} "
+            "tensor-parallel ranks; use a tensor-parallel size of 1"
         )
     _check_heads(model, plan, group)
-    splitter = _Splitter(model, group)
+    splitter = _Splitter(model, plan, group)
     for path, module in list(model.named_modules()):
         style = plan.get(_pattern(path))
         if style is not None and style not in _KEPT_WHOLE:
@@ -113,21 +75,22 @@ def split_weights(model: PreTrainedModel, group: TensorGroup) -> None:
         for parameter_name, _ in list(module.named_parameters(recurse=False)):
             style = plan.get(_pattern(f"{path}.{parameter_name}"))
             if style is not None and style not in _KEPT_WHOLE:
-                splitter.split_experts(path, module, parameter_name, style)
+                splitter.split_parameter(path, module, parameter_name, style)
 
 
 class _Splitter:
     """Applies the rules of a plan to one model."""
 
-    def __init__(self, model: PreTrainedModel, group: TensorGroup) -> None:
+    def __init__(self, model: PreTrainedModel, plan: dict[str, str], group: TensorGroup) -> None:
         self._model = model
+        self._plan = plan
         self._group = group
         self._embedding_weight = getattr(model.get_input_embeddings(), "weight", None)
 
     def split_module(self, path: str, module: nn.Module, style: str) -> None:
         """Puts this rank's share of a module in its place."""
         if style == "moe_tp_experts":
-            module.register_forward_hook(self._sum_output)
+            self._sum_experts(path, module, style)
             return
         if isinstance(module, nn.Identity):
             return  # the output embedding, on a stage that has none
@@ -135,8 +98,8 @@ class _Splitter:
             raise self._refusal(path, style)
         match style:
             case "colwise":
-                bias = _bias(module)
-                split: nn.Module = _linear(
+                bias = bias_of(module)
+                split: nn.Module = make_linear(
                     self._share(path, module.weight, dim=0),
                     None if bias is None else self._share(path, bias, dim=0),
                 )
@@ -150,27 +113,28 @@ class _Splitter:
                 raise self._refusal(path, style)
         self._model.set_submodule(path, split)
 
-    def split_experts(self, path: str, module: nn.Module, name: str, style: str) -> None:
-        """Keeps a share of every expert: [X, O, I], X experts in one tensor."""
+    def split_parameter(self, path: str, module: nn.Module, name: str, style: str) -> None:
+        """Puts this rank's share of a parameter in its place."""
         parameter = module.get_parameter(name)
-        is_plain = not getattr(module, "is_transposed", False) and getattr(
-            module, "is_concatenated", True
-        )
-        if parameter.ndim != 3 or not is_plain or getattr(module, "has_bias", False):
-            raise self._refusal(f"{path}.{name}", style)
         match style:
-            case "packed_colwise":  # gate and up projection, one after the other
-                halves = [self._share(path, half, dim=1) for half in parameter.data.chunk(2, dim=1)]
-                share = torch.cat(halves, dim=1)
-            case "rowwise":
+            case "packed_colwise" if _holds_plain_experts(module):
+                halves = parameter.data.chunk(2, dim=1)  # gates, then ups
+                share = torch.cat([self._share(path, half, dim=1) for half in halves], dim=1)
+            case "rowwise" if _holds_plain_experts(module):
                 share = self._share(path, parameter, dim=2)
+            case "last_dim":
+                share = self._share(path, parameter, dim=-1)
+            case "middle_dim":
+                share = self._share(path, parameter, dim=1)
+            case "first_rank":  # so that the sum over the ranks has it once
+                share = parameter.data * (self._group.rank == 0)
             case _:
                 raise self._refusal(f"{path}.{name}", style)
         setattr(module, name, nn.Parameter(share, requires_grad=False))
 
     def _share(self, path: str, tensor: torch.Tensor, *, dim: int) -> torch.Tensor:
         self._check_divides(path, tensor.shape[dim])
-        return _share(tensor, self._group, dim=dim)
+        return share_of(tensor, self._group, dim=dim)
 
     def _check_divides(self, path: str, width: int) -> None:
         if width % self._group.size:
@@ -186,8 +150,32 @@ class _Splitter:
             "tensor-parallel size of 1"
         )
 
+    def _sum_experts(self, path: str, module: nn.Module, style: str) -> None:
+        """Sums up what the ranks' shares of the experts give: all of them have to be shares."""
+        names = [name for name, _ in module.named_parameters(recurse=False)]
+        if not names or any(f"{_pattern(path)}.{name}" not in self._plan for name in names):
+            raise self._refusal(path, style)
+        module.register_forward_hook(self._sum_output)
+
     def _sum_output(self, _: nn.Module, __: object, output: torch.Tensor) -> torch.Tensor:
         return self._group.sum(output)
+
+
+def _find_plan(model: PreTrainedModel) -> dict[str, str]:
+    plan: dict[str, str] = dict(model.tp_plan or {})
+    if not any("*" in pattern for pattern in plan):
+        plan |= _OWN_PLANS.get(model.config.model_type, {})
+    return plan
+
+
+def _holds_plain_experts(module: nn.Module) -> bool:
+    """Whether the weights of X experts lie in tensors [X, O, I], without a bias."""
+    return (
+        not getattr(module, "is_transposed", False)
+        and not getattr(module, "has_bias", False)
+        and getattr(module, "is_concatenated", True)
+        and all(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
+    )
 
 
 def _check_heads(model: PreTrainedModel, plan: dict[str, str], group: TensorGroup) -> None:
@@ -210,23 +198,3 @@ def _check_heads(model: PreTrainedModel, plan: dict[str, str], group: TensorGrou
 def _pattern(path: str) -> str:
     """The name that a plan uses: layers and other numbers become stars."""
     return re.sub(r"\.\d+(?=\.|$)", ".*", path)
-
-
-def _share(tensor: torch.Tensor, group: TensorGroup, *, dim: int) -> torch.Tensor:
-    """Copies this rank's part, so that the whole tensor can be freed."""
-    return tensor.data.chunk(group.size, dim=dim)[group.rank].clone(
-        memory_format=torch.contiguous_format
-    )
-
-
-def _bias(linear: nn.Linear) -> torch.Tensor | None:
-    return dict(linear.named_parameters(recurse=False)).get("bias")
-
-
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    num_outputs, num_inputs = weight.shape
-    linear = nn.Linear(num_inputs, num_outputs, bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=False)
-    return linear
