@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -12,11 +11,13 @@ from typing import TypeVar
 
 import torch
 
-from furiosa_llm.config import CacheConfig, EngineArgs, ModelInfo, SchedulerConfig
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.engine_core import EngineCore
+from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import FuriosaLLMError
-from furiosa_llm.execution.local_executor import LocalExecutor
-from furiosa_llm.execution.rank_executor import load_rank
+from furiosa_llm.execution.prepared_rank import prepare_rank
 from furiosa_llm.execution.rank_group import RankPlace, join
+from furiosa_llm.execution.step_queue import SerialExecutor, StepRunner
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from furiosa_llm.tokenization import Tokenizer
@@ -25,21 +26,13 @@ MAX_SECONDS = 60.0  # for anything that a rank is asked
 Reply = TypeVar("Reply")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """What a rank tells of the part that it has loaded."""
-
-    cache_config: CacheConfig
-    model_info: ModelInfo
-
-
 class RankProcesses:
     """Starts `pp * tp` processes, and is the executor of an engine on them."""
 
     def __init__(self, folder: Path, *, pp: int, tp: int) -> None:
         # The modules are imported once, by a process that the others are forked from.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["furiosa_llm.execution.rank_executor", "transformers"])
+        context.set_forkserver_preload(["furiosa_llm.execution.prepared_rank", "transformers"])
         self.num_ranks = pp * tp
         self.processes = []
         self._first_of_last_stage = (pp - 1) * tp
@@ -77,18 +70,13 @@ class RankProcesses:
 
     def engine(self, args: EngineArgs) -> LLMEngine:
         """Loads a model on all ranks, and returns an engine that runs there."""
-        loaded = self._ask(range(self.num_ranks), args, Loaded)
-        assert all(other == loaded[0] for other in loaded)
-        return LLMEngine(
-            executor=self,
-            tokenizer=Tokenizer(args.model),
-            scheduler_config=SchedulerConfig.from_engine_args(
-                args, max_model_len=loaded[0].model_info.max_model_len
-            ),
-            cache_config=loaded[0].cache_config,
-            model_info=loaded[0].model_info,
-            seed=args.seed,
+        limits = self._ask(range(self.num_ranks), args, EngineLimits)
+        assert all(other == limits[0] for other in limits)
+        tokenizer = Tokenizer(args.model)
+        core = EngineCore(
+            executor=SerialExecutor(self), tokenizer=tokenizer, limits=limits[0], seed=args.seed
         )
+        return LLMEngine(core=core, tokenizer=tokenizer)
 
     def execute(self, step: SchedulerOutput) -> StepResult:
         """Runs a step on all ranks."""
@@ -121,18 +109,17 @@ class RankProcesses:
 def _serve(place: RankPlace, pipe: Connection) -> None:
     torch.set_num_threads(1)
     group = join(place)
-    executor: LocalExecutor | None = None
+    runner: StepRunner | None = None
     try:
         while True:
             request = pipe.recv()
             if isinstance(request, SchedulerOutput):
-                assert executor is not None
-                pipe.send(executor.runner.execute(request))
+                assert runner is not None
+                pipe.send(runner.execute(request))
             else:
-                executor = load_rank(request, group)
-                pipe.send(
-                    Loaded(cache_config=executor.cache_config, model_info=executor.model_info)
-                )
+                prepared = prepare_rank(request, group)
+                runner = prepared.make_runner(num_threads=1)
+                pipe.send(prepared.limits)
     except EOFError:
         group.leave()
     except (RuntimeError, FuriosaLLMError) as error:

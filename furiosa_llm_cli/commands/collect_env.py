@@ -91,7 +91,9 @@ def collect_env(
     wanted = None if devices is None else parse_devices(devices)
     found_variables = variables()  # loading torch sets one of them
     with loading_libraries():
-        from furiosa_llm.execution.kv_cache import available_memory_bytes  # loads torch
+        import torch
+
+        from furiosa_llm.execution.kv_cache import available_memory_bytes
     found_gpus = gpus()
     shown = devices if devices is not None else "cuda" if found_gpus else "cpu"
     mesh = build_mesh(
@@ -104,7 +106,7 @@ def collect_env(
     )
     report = _Report(
         machine=machine(),
-        free_memory_bytes=available_memory_bytes(),
+        free_memory_bytes=available_memory_bytes(torch.device("cpu")),
         gpus=found_gpus,
         versions=versions(),
         variables=found_variables,

@@ -33,6 +33,7 @@ def make_args(path: Path, **changes: Any) -> EngineArgs:
         "max_num_batched_tokens": 24,
         "paged_attention_num_blocks": 64,
         "paged_attention_block_size": 16,
+        "npu_queue_limit": 1,
     }
     return EngineArgs(model=str(path), **{**options, **changes})
 
@@ -172,7 +173,9 @@ def test_ranks_agree_on_the_number_of_blocks_when_it_is_left_to_them(
 ) -> None:
     args = make_args(checkpoint("Llama"), paged_attention_num_blocks=None)
 
-    assert two_stages.engine(args).cache_config.num_blocks == 4 * 32  # 4 requests of 512 tokens
+    assert (
+        two_stages.engine(args).limits.cache_config.num_blocks == 4 * 32
+    )  # 4 requests of 512 tokens
 
 
 def test_a_stage_goes_on_before_the_next_one_begins(
