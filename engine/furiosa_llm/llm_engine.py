@@ -89,10 +89,11 @@ class LLMEngine:
         placement = place(args, cores=usable_cores(), num_gpus=torch.cuda.device_count())
         if not placement.is_one_process:
             return cls._with_replicas(args, placement)
-        prepared = prepare_model(args)
+        (((process,),),) = placement.replicas
+        prepared = prepare_model(args, device=process.device)
         tokenizer = Tokenizer.from_engine_args(args)
         limits = prepared.limits
-        runner = prepared.make_runner(placement.replicas[0][0][0].num_threads)
+        runner = prepared.make_runner(process.num_threads)
         core = EngineCore(
             executor=queue_for(runner, limits.scheduler_config.npu_queue_limit),
             tokenizer=tokenizer,

@@ -108,24 +108,33 @@ class PreparedModel:
         )
 
 
-def prepare_model(args: EngineArgs, *, num_replicas: int = 1) -> PreparedModel:
+def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 1) -> PreparedModel:
     """Loads the model of `args` and decides the size of each replica's KV cache.
+
+    Args:
+        args: What was asked for.
+        device: As torch names it: `cpu`, `cuda:1`.
+        num_replicas: Replicas that share the device's memory.
 
     Raises:
         ModelLoadError: The checkpoint is missing, damaged or not supported.
         ConfigError: An option does not go with the model or the memory.
     """
-    device = torch.device("cpu")
     loaded = load_model(args.model, dtype=dtype_of(args), trust_remote_code=args.trust_remote_code)
+    loaded.model.to(device)
     max_model_len = choose_max_model_len(args, loaded)
     num_blocks = kv_cache.choose_num_blocks(
         args,
         [layer.shape for layer in loaded.layers],
         max_model_len=max_model_len,
-        available_bytes=kv_cache.available_memory_bytes(device) // num_replicas,
+        available_bytes=kv_cache.available_memory_bytes(torch.device(device)) // num_replicas,
     )
     return PreparedModel.of(
-        args, loaded, max_model_len=max_model_len, num_blocks=num_blocks, device=device
+        args,
+        loaded,
+        max_model_len=max_model_len,
+        num_blocks=num_blocks,
+        device=torch.device(device),
     )
 
 

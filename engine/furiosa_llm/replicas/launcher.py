@@ -11,79 +11,49 @@ import gc
 import os
 import signal
 import sys
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
+from pathlib import Path
 from typing import NoReturn
 
 import torch
 
-from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.errors import FuriosaLLMError
-from furiosa_llm.execution.prepared_model import PreparedModel, prepare_model
-from furiosa_llm.execution.step_queue import queue_for
-from furiosa_llm.replicas.messages import Launch, Launched, NotLaunched, Reap, Reaped, Start
+from furiosa_llm.replicas.messages import Launched, NotStarted, Reap, Reaped, Start
+from furiosa_llm.replicas.template import ReplicaTemplate
 from furiosa_llm.replicas.worker import run_replica
-from furiosa_llm.tokenization import Tokenizer
 
 
 def main(control: Connection) -> None:
     """Serves the parent until it is gone."""
     torch.set_num_threads(1)  # no thread may exist when it forks
-    launch: Launch = control.recv()
     try:
-        template = _Template.load(launch)
+        template = ReplicaTemplate.load(control.recv())
     except FuriosaLLMError as error:
-        control.send(NotLaunched(error))
+        control.send(NotStarted(error))
         return
     gc.freeze()  # what is shared is not written to by collections
-    control.send(Launched(template.model.limits))
-    launcher = _Launcher(control, template)
-    with contextlib.suppress(EOFError, OSError):  # the parent is gone
-        launcher.serve()
-    launcher.end()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Template:
-    """What all replicas have in common."""
-
-    launch: Launch
-    model: PreparedModel
-    tokenizer: Tokenizer
-
-    @classmethod
-    def load(cls, launch: Launch) -> _Template:
-        args = launch.args
-        return cls(
-            launch=launch,
-            model=prepare_model(args, num_replicas=launch.placement.num_replicas),
-            tokenizer=Tokenizer.from_engine_args(args),
-        )
-
-    def make_core(self, replica: int) -> EngineCore:
-        """Builds an engine core on the replica's cores."""
-        place = self.launch.placement.replicas[replica][0][0]
-        if place.cores:
-            os.sched_setaffinity(0, place.cores)
-        limits = self.model.limits
-        runner = self.model.make_runner(place.num_threads)
-        return EngineCore(
-            executor=queue_for(runner, limits.scheduler_config.npu_queue_limit),
-            tokenizer=self.tokenizer,
-            limits=limits,
-            seed=self.launch.args.seed,
-            replica=replica,
-        )
+    control.send(Launched())
+    with tempfile.TemporaryDirectory(prefix="furiosa-llm-") as folder:
+        launcher = _Launcher(control, template, Path(folder))
+        with contextlib.suppress(EOFError, OSError):  # the parent is gone
+            launcher.serve()
+        launcher.end()
 
 
 class _Launcher:
     """Forks replicas and waits for their ends."""
 
-    def __init__(self, control: Connection, template: _Template) -> None:
+    def __init__(self, control: Connection, template: ReplicaTemplate, folder: Path) -> None:
         self._control = control
         self._template = template
-        self._pids: dict[int, int] = {}  # by replica
+        self._folder = folder
+        self._num_starts = 0
+        self._pids: dict[int, list[int]] = {}  # by replica, the leader first
 
     def serve(self) -> NoReturn:
         """Does what the parent asks for.
@@ -94,30 +64,68 @@ class _Launcher:
         while True:
             match self._control.recv():
                 case Start(replica):
-                    self._start(replica, Connection(recv_handle(self._control)))
+                    with Connection(recv_handle(self._control)) as connection:
+                        self._start(replica, connection)
                 case Reap(replica):
-                    _, status = os.waitpid(self._pids.pop(replica), 0)
+                    leader, *others = self._pids.pop(replica)
+                    _, status = os.waitpid(leader, 0)
+                    _end(others)
                     self._control.send(Reaped(_reason(status)))
 
     def end(self) -> None:
         """Ends every replica."""
-        for pid in self._pids.values():
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        for pids in self._pids.values():
+            _end(pids)
 
     def _start(self, replica: int, connection: Connection) -> None:
+        """Forks the processes of a replica: those that follow, and the one that leads."""
+        self._num_starts += 1
+        rendezvous = str(self._folder / str(self._num_starts))
+        pipes = [Pipe() for _ in range(1, self._template.launch.placement.num_processes_of_replica)]
+        leader_ends = [leader_end for leader_end, _ in pipes]
+        own_ends = [own_end for _, own_end in pipes]
+
+        def lead() -> int:
+            _close(own_ends)
+            make_core = partial(self._template.lead, replica, leader_ends, rendezvous)
+            return run_replica(connection, make_core)
+
+        def follow(rank: int) -> int:
+            own_end = own_ends.pop(rank - 1)
+            _close([connection, *own_ends, *leader_ends])
+            # The leader meets the same errors, and tells them.
+            with contextlib.suppress(FuriosaLLMError, RuntimeError):
+                self._template.follow(replica, rank, own_end, rendezvous)
+            return 1
+
+        leader = self._fork(lead)
+        followers = [self._fork(partial(follow, rank)) for rank in range(1, len(pipes) + 1)]
+        self._pids[replica] = [leader, *followers]
+        _close([*leader_ends, *own_ends])
+
+    def _fork(self, run: Callable[[], int]) -> int:
+        """Runs a function in a new process, and returns the process's number."""
         sys.stderr.flush()
         pid = os.fork()
         if pid:
-            self._pids[replica] = pid
-            connection.close()
-            return
+            return pid
         code = 1
         try:
             self._control.close()
-            code = run_replica(connection, lambda: self._template.make_core(replica))
+            code = run()
         finally:
             os._exit(code)
+
+
+def _close(connections: list[Connection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+def _end(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _reason(status: int) -> str:

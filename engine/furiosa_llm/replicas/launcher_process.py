@@ -10,9 +10,8 @@ import sys
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
 
-from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import EngineError
-from furiosa_llm.replicas.messages import Launch, Launched, NotLaunched, Reap, Reaped, Start
+from furiosa_llm.replicas.messages import Launch, NotStarted, Reap, Reaped, Start
 
 # Not by multiprocessing, which would run the user's main module again. The collector would walk
 # what the imports make again and again.
@@ -45,8 +44,8 @@ class LauncherProcess:
             )
         self._control.send(launch)
 
-    def wait_until_ready(self) -> EngineLimits:
-        """Waits until the model is loaded.
+    def wait_until_ready(self) -> None:
+        """Waits until what replicas share is loaded.
 
         Raises:
             ModelLoadError: The model or its tokenizer cannot be loaded or is not supported.
@@ -60,13 +59,8 @@ class LauncherProcess:
             raise EngineError(
                 f"the process that loads the model ended with code {code} before it was done"
             ) from None
-        match answer:
-            case Launched(limits):
-                return limits
-            case NotLaunched(error):
-                self.close()
-                raise error
-        raise AssertionError(answer)
+        if isinstance(answer, NotStarted):
+            raise answer.error
 
     def start_replica(self, replica: int) -> Connection | None:
         """Starts a replica and returns the connection to it; None if the launcher is gone."""

@@ -24,12 +24,17 @@ class Launch:
 class Launched:
     """From the launcher: it is ready to start replicas."""
 
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """From a replica, first of all: it is ready for prompts."""
+
     limits: EngineLimits
 
 
 @dataclass(frozen=True, slots=True)
-class NotLaunched:
-    """From the launcher: it cannot start replicas, and ends."""
+class NotStarted:
+    """From the launcher or a replica: what was asked for cannot be run. It ends."""
 
     error: FuriosaLLMError
 

@@ -53,9 +53,19 @@ class Placement:
         return len(self.replicas[0][0])
 
     @property
+    def num_processes_of_replica(self) -> int:
+        """Processes of each replica."""
+        return self.num_stages * self.num_ranks
+
+    @property
+    def is_on_gpus(self) -> bool:
+        """Whether the processes compute on GPUs."""
+        return self.replicas[0][0][0].device != "cpu"
+
+    @property
     def is_one_process(self) -> bool:
         """Whether the engine needs no process but its own, which is never pinned to cores."""
-        is_one = self.num_replicas == self.num_stages == self.num_ranks == 1
+        is_one = self.num_replicas == self.num_processes_of_replica == 1
         return is_one and not self.replicas[0][0][0].cores
 
 

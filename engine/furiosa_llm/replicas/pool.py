@@ -6,12 +6,13 @@ import logging
 from collections.abc import Iterable
 from multiprocessing.connection import Connection, wait
 
+from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import EngineError, PromptFailedError
 from furiosa_llm.outputs import RequestMetrics, RequestOutput, StepStats
 from furiosa_llm.replicas.dispatcher import MAX_DEATHS, Dispatcher, low_water_tokens
 from furiosa_llm.replicas.growing_outputs import GrowingOutputs
 from furiosa_llm.replicas.launcher_process import LauncherProcess
-from furiosa_llm.replicas.messages import Abort, Add, Failed, Report
+from furiosa_llm.replicas.messages import Abort, Add, Failed, NotStarted, Report, Started
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.scheduling.admission import check_fits
 
@@ -25,7 +26,7 @@ class ReplicaPool:
     it ends.
 
     Attributes:
-        limits: Of each replica.
+        limits: Of the replica that can hold the least.
         last_steps: The steps that the replicas reported in the last call of `step`.
     """
 
@@ -39,7 +40,12 @@ class ReplicaPool:
         """
         self.last_steps: list[StepStats] = []
         self._launcher = launcher
-        self.limits = launcher.wait_until_ready()
+        launcher.wait_until_ready()
+        self._connections: dict[int, Connection] = {}  # by replica, of those that are alive
+        for replica in range(num_replicas):
+            self._connections[replica] = _started(launcher, replica)
+        limits = [_limits(launcher, *item) for item in self._connections.items()]
+        self.limits = min(limits, key=lambda each: each.cache_config.num_blocks)
         config, cache = self.limits.scheduler_config, self.limits.cache_config
         self._dispatcher = Dispatcher(
             num_replicas,
@@ -48,16 +54,10 @@ class ReplicaPool:
             prefix_block_size=cache.block_size if cache.enable_prefix_caching else None,
         )
         self._growing = GrowingOutputs()
-        self._connections: dict[int, Connection] = {}  # by replica, of those that are alive
         self._failures: dict[int, str] = {}  # what a replica said before it ended
         self._restarted: set[int] = set()
         self._given_up: list[RequestOutput] = []
         self._end: EngineError | None = None
-        for replica in range(num_replicas):
-            connection = launcher.start_replica(replica)
-            if connection is None:
-                raise EngineError("the process that starts replicas has died")
-            self._connections[replica] = connection
 
     def add(self, prompt: TokenizedPrompt) -> None:
         """Takes a prompt in.
@@ -135,7 +135,9 @@ class ReplicaPool:
             case Report():
                 return self._book(replica, message)
             case Failed(reason):
-                self._failures[replica] = reason
+                self._failures[replica] = f"failed: {reason}"
+            case NotStarted(error):
+                self._failures[replica] = f"could not be started again: {error}"
         return []
 
     def _book(self, replica: int, report: Report) -> list[RequestOutput]:
@@ -175,6 +177,30 @@ class ReplicaPool:
         _logger.warning("replica %d is not started again: it %s", replica, reason)
         if not self._connections:
             self._end = EngineError(f"every replica has died; the last one {reason}")
+
+
+def _started(launcher: LauncherProcess, replica: int) -> Connection:
+    connection = launcher.start_replica(replica)
+    if connection is None:
+        raise EngineError("the process that starts replicas has died")
+    return connection
+
+
+def _limits(launcher: LauncherProcess, replica: int, connection: Connection) -> EngineLimits:
+    """Waits until a new replica is ready, and returns what it was built for."""
+    try:
+        message: Started | NotStarted | Failed = connection.recv()
+    except (EOFError, OSError):
+        raise EngineError(
+            f"replica {replica} {launcher.reap(replica)} while it was started"
+        ) from None
+    match message:
+        case Started(limits):
+            return limits
+        case NotStarted(error):
+            raise error
+        case Failed(reason):
+            raise EngineError(f"replica {replica} could not be started: {reason}")
 
 
 def _failed(prompt: TokenizedPrompt, replica: int, reason: str) -> RequestOutput:

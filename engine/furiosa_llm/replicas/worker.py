@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
 from furiosa_llm.engine_core import EngineCore
-from furiosa_llm.errors import EngineError
+from furiosa_llm.errors import EngineError, FuriosaLLMError
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.replicas.dispatcher import low_water_tokens
-from furiosa_llm.replicas.messages import Abort, Add, Failed, Report
+from furiosa_llm.replicas.messages import Abort, Add, Failed, NotStarted, Report, Started
 
 REPORT_SECONDS = 0.05  # between reports of nothing but steps
 
@@ -28,7 +28,13 @@ def run_replica(connection: Connection, make_core: Callable[[], EngineCore]) -> 
     """
     inbox = _Inbox(connection)
     try:
-        _Replica(make_core(), connection, inbox).run()
+        try:
+            core = make_core()
+        except FuriosaLLMError as error:
+            connection.send(NotStarted(error))
+            return 1
+        connection.send(Started(core.limits))
+        _Replica(core, connection, inbox).run()
     except EngineError as error:
         connection.send(Failed(str(error)))
     except Exception as error:  # noqa: BLE001 - the edge of the process: the parent must know
