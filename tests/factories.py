@@ -53,6 +53,7 @@ def make_scheduler(
     eos_token_ids: frozenset[int] = frozenset(),
     prefill_chunk_size: int | None = None,
     num_stages: int = 1,
+    num_steps_in_flight: int = 2,
     clock: FakeClock | None = None,
 ) -> Scheduler:
     return Scheduler(
@@ -62,6 +63,7 @@ def make_scheduler(
             spare_blocks_ratio=spare_blocks_ratio,
             is_offline=is_offline,
             prefill_chunk_size=prefill_chunk_size,
+            npu_queue_limit=num_steps_in_flight,
         ),
         CacheConfig(
             num_blocks=num_blocks,

@@ -110,7 +110,8 @@ class StepStats:
         num_free_blocks: The others, those that only the prefix cache keeps among them.
         num_steps_in_flight: Steps that were scheduled and not done when this one was, with it.
         schedule_ms: Milliseconds to choose and book the step.
-        model_ms: Milliseconds of the forward pass.
+        model_ms: Milliseconds of the forward pass, in all stages of a pipeline together, without
+            the time that they wait for each other.
         sample_ms: Milliseconds to choose the tokens.
     """
 

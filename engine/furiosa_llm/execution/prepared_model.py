@@ -96,6 +96,7 @@ class PreparedModel:
             return StageRunner(
                 self.loaded.model.base_model,
                 current_step,
+                stage=stage,
                 block_size=cache_config.block_size,
                 device=self.device,
             )
@@ -105,6 +106,7 @@ class PreparedModel:
             block_size=cache_config.block_size,
             num_steps_in_flight=self.limits.scheduler_config.npu_queue_limit,
             device=self.device,
+            stage=stage,
         )
 
 

@@ -8,6 +8,7 @@ ranks of the same tensor rank.
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
@@ -108,6 +109,7 @@ class NeighbourLink:
         self._previous_rank = previous_rank
         self._next_rank = next_rank
         self._unfinished: deque[tuple[dist.Work, torch.Tensor]] = deque()
+        self.waited_seconds = 0.0
 
     def send(self, hidden: torch.Tensor) -> None:
         """Sends hidden states to the next stage. It does not wait until they are there."""
@@ -121,7 +123,9 @@ class NeighbourLink:
     def receive(self, like: torch.Tensor) -> torch.Tensor:
         """Waits for hidden states of the stage before: of the shape, type and device of `like`."""
         hidden = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+        start = time.perf_counter()
         dist.recv(hidden, self._previous_rank)
+        self.waited_seconds += time.perf_counter() - start
         return hidden
 
     def finish(self) -> None:

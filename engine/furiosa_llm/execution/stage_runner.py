@@ -8,6 +8,7 @@ import torch
 
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.modeling.paged_attention import CurrentStep
+from furiosa_llm.modeling.pipeline_split import PipelineStage
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 
 
@@ -22,17 +23,19 @@ class StageRunner:
         base_model: torch.nn.Module,
         current_step: CurrentStep,
         *,
+        stage: PipelineStage,
         block_size: int,
         device: torch.device,
     ) -> None:
         self._base_model = base_model
+        self._stage = stage
         self._current_step = current_step
         self._block_size = block_size
         self._device = device
 
     def execute(self, step: SchedulerOutput) -> StepResult:
         """Runs this stage's share of one forward pass."""
-        start = time.perf_counter()
+        start = time.perf_counter() - self._stage.waited_seconds
         with torch.inference_mode():
             batch = InputBatch.build(step, block_size=self._block_size, device=self._device)
             self._current_step.layout = batch.layout
@@ -41,4 +44,5 @@ class StageRunner:
                 position_ids=batch.positions[None],
                 use_cache=False,
             )
-        return StepResult(token_ids={}, model_seconds=time.perf_counter() - start)
+        stop = time.perf_counter() - self._stage.waited_seconds
+        return StepResult(token_ids={}, model_seconds=stop - start)

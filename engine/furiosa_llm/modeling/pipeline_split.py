@@ -24,7 +24,13 @@ _POSITION_ARGUMENTS = frozenset(
 
 
 class StageLink(Protocol):
-    """The way from one stage to the next."""
+    """The way from one stage to the next.
+
+    Attributes:
+        waited_seconds: Time spent in `receive` so far.
+    """
+
+    waited_seconds: float
 
     def send(self, hidden: torch.Tensor) -> None:
         """Sends hidden states to the next stage. It does not wait until they are there."""
@@ -42,9 +48,16 @@ class PipelineStage:
         self._kept = [layers[index] for index in kept]
         self._entry = layers[kept.start - 1] if kept.start > 0 else None
         self._exit = layers[kept.stop] if not self.is_last else None
+        self._link: StageLink | None = None
+
+    @property
+    def waited_seconds(self) -> float:
+        """Time spent waiting for the stage before so far."""
+        return 0.0 if self._link is None else self._link.waited_seconds
 
     def connect(self, link: StageLink) -> None:
         """Lets the stage receive and send; until then, it hands its input through."""
+        self._link = link
         for end in (self._entry, self._exit):
             if isinstance(end, _Entry | _Exit):
                 end.link = link

@@ -215,7 +215,7 @@ class Scheduler:
     def _max_num_requests(self) -> int:
         """Requests in one step: a share of all of them where stages work on different ones."""
         num_requests = min(len(self._requests), self._config.max_num_seqs)
-        return -(-num_requests // self._num_stages)
+        return -(-num_requests // min(self._num_stages, self._config.npu_queue_limit))
 
     def _next_waiting(self) -> Request | None:
         while len(self._waiting):

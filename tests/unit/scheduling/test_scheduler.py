@@ -273,6 +273,7 @@ def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
         spare_blocks_ratio=load["spare_blocks_ratio"],
         prefill_chunk_size=load["prefill_chunk_size"],
         num_stages=load["num_stages"],
+        num_steps_in_flight=load["num_steps_in_flight"],
         clock=clock,
     )
     requests = [
@@ -327,7 +328,8 @@ def run_model(step: SchedulerOutput, requests: list[Request], pending: PendingTo
 def check_step(step: SchedulerOutput, load: Load) -> None:
     counts = step.counts
     assert 0 < step.num_tokens <= load["token_budget"]
-    assert len(step.requests) <= -(-min(len(load["lengths"]), 4) // load["num_stages"])
+    num_parts = min(load["num_stages"], load["num_steps_in_flight"])
+    assert len(step.requests) <= -(-min(len(load["lengths"]), 4) // num_parts)
     assert counts.num_used_blocks + counts.num_free_blocks == load["num_blocks"]
     assert step.num_tokens == (
         counts.num_prefill_tokens + counts.num_decode_tokens + counts.num_recomputed_tokens
