@@ -135,8 +135,11 @@ def _spec_json(result: BenchmarkResult) -> dict[str, object]:
     spec = result.spec
     sampling = dataclasses.asdict(spec.sampling_params)
     del sampling["output_kind"]
+    if spec.sampling_params.logit_bias is not None:
+        sampling["logit_bias"] = dict(spec.sampling_params.logit_bias)
     if not hasattr(spec.workload, "columns"):
-        del sampling["max_tokens"], sampling["ignore_eos"]  # the workload decides them
+        for name in ("max_tokens", "ignore_eos", "structured_outputs"):
+            del sampling[name]  # the workload decides them
     workload: dict[str, object] = {"kind": type(spec.workload).__name__}
     for entry in dataclasses.fields(spec.workload):
         workload[entry.name] = getattr(spec.workload, entry.name)

@@ -17,8 +17,15 @@ from furiosa_llm.errors import (
     ModelLoadError,
     RequestError,
 )
-from furiosa_llm.outputs import CompletionOutput, RequestMetrics, RequestOutput, StepStats
+from furiosa_llm.outputs import (
+    CompletionOutput,
+    Logprob,
+    RequestMetrics,
+    RequestOutput,
+    StepStats,
+)
 from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
+from furiosa_llm.structured_outputs import StructuredOutputs
 
 if TYPE_CHECKING:
     from furiosa_llm.batch_job import BatchJob, run_batch_job
@@ -35,6 +42,7 @@ __all__ = [
     "EngineError",
     "FuriosaLLMError",
     "LLMEngine",
+    "Logprob",
     "ModelLoadError",
     "RequestError",
     "RequestMetrics",
@@ -42,6 +50,7 @@ __all__ = [
     "RequestOutputKind",
     "SamplingParams",
     "StepStats",
+    "StructuredOutputs",
     "run_batch_job",
 ]
 

@@ -92,7 +92,7 @@ class EngineCore:
             NeverFitsError: They exceed the whole KV cache.
         """
         requests = []
-        for index in range(prompt.sampling_params.n):
+        for index in range(prompt.sampling_params.num_drawn):
             request = Request(
                 request_id=self._num_requests + index,
                 prompt_token_ids=prompt.token_ids,
@@ -103,7 +103,7 @@ class EngineCore:
                 sampling_seed=self._stream_seed(prompt, index),
                 arrival_time=prompt.arrival_time,
             )
-            self._scheduler.add(request)  # refuses all n or none: they are of one length
+            self._scheduler.add(request)  # refuses all or none: they are of one length
             requests.append(request)
         self._num_requests += len(requests)
         self._outputs.add(prompt.text, requests)
@@ -132,8 +132,12 @@ class EngineCore:
         oldest = self._in_flight.popleft()
         result = self._collect()
         changed = self._scheduler.update(oldest.step, result)
+        self._outputs.read_prompts(result.prompt_logprobs)
         for request in changed:
-            stop_string = self._outputs.read(request)
+            failure = result.failures.get(request.request_id)
+            if failure is not None:
+                self._scheduler.finish(request, FinishReason.ERROR, failure)
+            stop_string = self._outputs.read(request, result.logprobs.get(request.request_id))
             if stop_string is not None:
                 self._scheduler.finish(request, FinishReason.STOP, stop_string)
         self.last_steps = [self._stats(oldest, result, num_sampled_tokens=len(changed))]

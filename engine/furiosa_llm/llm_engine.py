@@ -14,6 +14,7 @@ from furiosa_llm.config import EngineArgs
 from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import InvalidRowError, ModelLoadError
+from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.execution.prepared_model import prepare_model
 from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.outputs import RequestOutput, StepStats
@@ -75,6 +76,7 @@ class LLMEngine:
         self.tokenizer = tokenizer
         self.limits = core.limits
         self._core = core
+        self._grammars = Grammars(lambda: tokenizer, core.limits.model_info)
         self._clock = clock
         self._unfinished: set[str] = set()
 
@@ -146,13 +148,17 @@ class LLMEngine:
 
         Raises:
             ValueError: The id is no string or is in use; or, as a RequestError, the prompt is
-                empty or malformed, too long for the context, or never fits the KV cache.
+                empty or malformed, too long for the context, or never fits the KV cache, or the
+                parameters do not go with the model.
         """
         if not isinstance(request_id, str):
             raise ValueError(f"request_id must be a string, got {request_id!r}")
         if request_id in self._unfinished:
             raise ValueError(f"request_id {request_id!r} belongs to an unfinished request")
         text, token_ids = self._tokenize(prompt)
+        sampling_params.check_vocabulary(self.vocab_size)
+        if sampling_params.structured_outputs is not None:
+            self._grammars.check(sampling_params.structured_outputs)
         max_tokens = sampling_params.max_tokens
         if max_tokens is None:
             max_tokens = max(self.limits.longest_sequence - len(token_ids), 1)

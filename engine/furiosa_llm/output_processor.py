@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from furiosa_llm.output_logprobs import LogprobKeeper
 from furiosa_llm.outputs import CompletionOutput, RequestMetrics, RequestOutput
 from furiosa_llm.request import FinishReason, Request
 from furiosa_llm.sampling_params import RequestOutputKind
+from furiosa_llm.scheduler_output import TokenLogprobs
 from furiosa_llm.tokenization import Detokenizer, StopStringFinder, Tokenizer
 
 
 class OutputProcessor:
-    """The prompts that are being answered, and the text of their answers so far."""
+    """The prompts that are being answered, the text of their answers so far and what is known."""
 
     def __init__(self, tokenizer: Tokenizer, *, replica: int = 0) -> None:
         self._tokenizer = tokenizer
         self._replica = replica
-        self._requests: dict[str, tuple[Request, ...]] = {}  # the n answers to each prompt
+        self._requests: dict[str, tuple[Request, ...]] = {}  # the answers drawn for each prompt
         self._prompts: dict[str, str] = {}  # of those given as text
         self._texts: dict[int, _GrowingText] = {}  # by request, where it is needed as it grows
+        self._logprobs = LogprobKeeper(tokenizer)
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._requests
@@ -27,8 +30,9 @@ class OutputProcessor:
         return len(self._requests)
 
     def add(self, prompt: str | None, requests: Sequence[Request]) -> None:
-        """Takes in a prompt with the requests of its n answers."""
+        """Takes in a prompt with the requests of its answers."""
         group_id = requests[0].group_id
+        self._logprobs.add(requests)
         self._requests[group_id] = tuple(requests)
         if prompt is not None:
             self._prompts[group_id] = prompt
@@ -37,14 +41,20 @@ class OutputProcessor:
         """Forgets a prompt and returns its requests."""
         requests = self._requests.pop(request_id)
         self._prompts.pop(request_id, None)
+        self._logprobs.remove(requests)
         for request in requests:
             self._texts.pop(request.request_id, None)
         return requests
 
-    def read(self, request: Request) -> str | None:
+    def read_prompts(self, scored: Mapping[int, Sequence[TokenLogprobs]]) -> None:
+        """Reads the log probabilities of prompt tokens, by request."""
+        self._logprobs.read_prompts(scored)
+
+    def read(self, request: Request, logprobs: TokenLogprobs | None = None) -> str | None:
         """Reads a request's new token. Returns the stop string that it completes, if any."""
         params = request.sampling_params
-        if params.output_kind is RequestOutputKind.FINAL and not params.stop:
+        self._logprobs.read(request, logprobs)
+        if params.is_delivered_whole and not params.stop:
             return None  # decoded once, when complete
         text = self._texts.get(request.request_id)
         if text is None:
@@ -61,8 +71,7 @@ class OutputProcessor:
         for group_id in dict.fromkeys(request.group_id for request in changed):
             requests = self._requests[group_id]
             is_finished = all(request.is_finished for request in requests)
-            kind = requests[0].sampling_params.output_kind
-            if is_finished or kind is not RequestOutputKind.FINAL:
+            if is_finished or not requests[0].sampling_params.is_delivered_whole:
                 outputs.append(self._output(group_id, requests, is_finished=is_finished))
             if is_finished:
                 self.remove(group_id)
@@ -71,19 +80,34 @@ class OutputProcessor:
     def _output(
         self, group_id: str, requests: Sequence[Request], *, is_finished: bool
     ) -> RequestOutput:
+        first = requests[0]
+        returned = self._best(requests) if first.sampling_params.is_ranked else requests
         return RequestOutput(
             request_id=group_id,
             prompt=self._prompts.get(group_id),
-            prompt_token_ids=list(requests[0].prompt_token_ids),
-            outputs=[self._completion(request) for request in requests],
+            prompt_token_ids=list(first.prompt_token_ids),
+            outputs=[self._completion(request, index) for index, request in enumerate(returned)],
             finished=is_finished,
-            num_cached_tokens=requests[0].account.num_cached_tokens if requests[0].account else 0,
+            num_cached_tokens=first.account.num_cached_tokens if first.account else 0,
             num_output_tokens=sum(request.num_output_tokens for request in requests),
             metrics=_metrics(requests),
             replica=self._replica,
+            prompt_logprobs=self._logprobs.prompt(first, is_delta=_is_delta(first)),
         )
 
-    def _completion(self, request: Request) -> CompletionOutput:
+    def _best(self, requests: Sequence[Request]) -> list[Request]:
+        """Returns the n answers that are likeliest as a whole, of equals the one drawn first.
+
+        One that failed comes after all that did not.
+        """
+
+        def rank(request: Request) -> tuple[bool, float]:
+            has_failed = request.finish_reason is FinishReason.ERROR
+            return has_failed, -(self._logprobs.cumulative_logprob(request) or 0.0)
+
+        return sorted(requests, key=rank)[: requests[0].sampling_params.n]
+
+    def _completion(self, request: Request, index: int) -> CompletionOutput:
         params = request.sampling_params
         growing = self._texts.get(request.request_id)
         token_ids = request.output_token_ids
@@ -94,14 +118,16 @@ class OutputProcessor:
             text = self._tokenizer.decode(
                 _text_token_ids(request), skip_special_tokens=params.skip_special_tokens
             )
-        if growing is not None and params.output_kind is RequestOutputKind.DELTA:
+        if growing is not None and _is_delta(request):
             text, token_ids = growing.take_new(token_ids)
         return CompletionOutput(
-            index=request.index,
+            index=index,
             text=text,
             token_ids=list(token_ids),
             finish_reason=request.finish_reason,
             stop_reason=request.stop_reason,
+            cumulative_logprob=self._logprobs.cumulative_logprob(request),
+            logprobs=self._logprobs.answer(request, is_delta=_is_delta(request)),
         )
 
 
@@ -139,6 +165,10 @@ class _GrowingText:
         new = self.text[self._num_characters_taken :], token_ids[self._num_tokens_taken :]
         self._num_characters_taken, self._num_tokens_taken = len(self.text), len(token_ids)
         return new
+
+
+def _is_delta(request: Request) -> bool:
+    return request.sampling_params.output_kind is RequestOutputKind.DELTA
 
 
 def _text_token_ids(request: Request) -> list[int]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from furiosa_llm.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestMetrics:
-    """What one answered prompt cost. With n > 1 the answers are taken together.
+    """What one answered prompt cost.
+
+    All its answers are taken together, also those that `best_of` draws and does not return.
 
     Attributes:
         queue_s: Seconds from arrival to the first step that computed one of its tokens.
@@ -33,15 +36,39 @@ class RequestMetrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Logprob:
+    """How likely the model found a token in its place.
+
+    Attributes:
+        logprob: Natural logarithm of its probability, as the model gives it: before penalties,
+            biases, temperature and filters.
+        rank: 1 for the likeliest token of the vocabulary, 2 for the next.
+        decoded_token: Its text by itself; of a token that is part of a character, a placeholder.
+    """
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+# By token id: first the token that stands there, then the likeliest others.
+PositionLogprobs: TypeAlias = dict[int, Logprob]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionOutput:
     """One answer to a prompt.
 
     Attributes:
-        index: Which of the n answers it is, from 0.
+        index: Which of the n answers it is, from 0; its rank where `best_of` ranks them.
         text: The answer, or what is new of it (`RequestOutputKind.DELTA`).
         token_ids: Its tokens; a stop token that ended it is the last of them.
-        finish_reason: `stop`, `length`, or None while it grows.
-        stop_reason: The stop string or stop token that ended it; None for the model's own end.
+        finish_reason: `stop`, `length`, `error`, or None while it grows.
+        stop_reason: The stop string or stop token that ended it; None for the model's own end. Of
+            an error, what it was.
+        cumulative_logprob: Sum of the log probabilities of all its tokens so far; None unless
+            `logprobs` or `best_of` asks for it.
+        logprobs: For each of its tokens (or the new ones), what `logprobs` asks for.
     """
 
     index: int
@@ -49,6 +76,8 @@ class CompletionOutput:
     token_ids: list[int]
     finish_reason: str | None = None
     stop_reason: str | int | None = None
+    cumulative_logprob: float | None = None
+    logprobs: list[PositionLogprobs] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +88,13 @@ class RequestOutput:
         request_id: As given to `add_request`.
         prompt: The text, or None if token ids were given.
         prompt_token_ids: The prompt as the model saw it.
+        prompt_logprobs: For each token of the prompt what `prompt_logprobs` asks for; None for the
+            first, which has nothing before it.
         outputs: Its n answers, by index.
         finished: Whether every answer is complete.
         num_cached_tokens: Prompt tokens that the prefix cache spared the first answer.
-        num_output_tokens: Tokens of all answers together.
+        num_output_tokens: Tokens of all answers together, also of those that `best_of` draws and
+            does not return.
         metrics: Its cost so far.
         replica: The data-parallel replica that ran it.
         error: Why there is no answer, where replicas died of it; `outputs` is empty then.
@@ -78,6 +110,7 @@ class RequestOutput:
     metrics: RequestMetrics
     replica: int = 0
     error: RequestError | None = None
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -90,7 +123,7 @@ class StepStats:
     """The account of one engine step.
 
     Over a run in which every request finishes, the sums hold: prefill and cached tokens are the
-    rows' prompt tokens (n times over where a prompt has n answers), sampled tokens their output
+    rows' prompt tokens (n times over where n answers are drawn), sampled tokens their output
     tokens, recomputed tokens their recomputed tokens.
 
     Attributes:

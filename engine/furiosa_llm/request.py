@@ -24,6 +24,7 @@ class FinishReason(enum.StrEnum):
 
     STOP = "stop"  # end of sequence, a stop token or a stop string
     LENGTH = "length"  # max_tokens
+    ERROR = "error"  # what it asks for turned out to be impossible
     CANCELLED = "cancelled"
 
 
@@ -129,6 +130,19 @@ class Request:
         """Its account; it has started."""
         assert self.account is not None, f"request {self.request_id} has not started"
         return self.account
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether it is the one of the prompt's answers that tells about the prompt's tokens."""
+        return self.index == 0 and self.sampling_params.prompt_logprobs is not None
+
+    @property
+    def needs_prompt_logits(self) -> bool:
+        """Whether prompt tokens are left to score, so that no cached block can stand for them."""
+        if not self.wants_prompt_logprobs:
+            return False
+        num_covered_tokens = 0 if self.account is None else self.account.num_covered_tokens
+        return num_covered_tokens < self.num_prompt_tokens - 1
 
     @property
     def is_finished(self) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from furiosa_llm.errors import InvalidParamsError
+from furiosa_llm.logit_bias import checked_bias, parse_bias
 from furiosa_llm.options import option, parse_bool, parse_optional, parse_size
+from furiosa_llm.param_checks import require, tuple_of
+from furiosa_llm.sampling_limits import NUMBERS, TRUTH_VALUES, check_stops, refuse_beam_search
+from furiosa_llm.structured_outputs import StructuredOutputs, checked_structure, parse_structure
 
 GREEDY_TEMPERATURE = 1e-5
-MAX_STOP_STRINGS = 64
-MAX_COMPLETIONS = 1024
 
 
 class RequestOutputKind(enum.Enum):
@@ -28,11 +29,25 @@ class RequestOutputKind(enum.Enum):
 class SamplingParams:
     """How the next token is chosen and when an answer ends.
 
+    A token's score goes through, in this order: the penalties, `logit_bias`, what `min_tokens` and
+    `structured_outputs` forbid, temperature, top-k, top-p, min-p. Log probabilities are those of
+    the model itself, before all of these.
+
+    `best_of` answers are drawn, and the n that the model finds likeliest as a whole are returned,
+    the likeliest first; outputs of unfinished answers cannot be ranked and are not delivered.
+
     Raises:
-        InvalidParamsError: A value is of the wrong type or out of range.
+        InvalidParamsError: A value is of the wrong type or out of range, or values do not go
+            together.
     """
 
-    n: int = option("Answers to draw for each prompt.", parse=int, default=1)
+    n: int = option("Answers to return for each prompt.", parse=int, default=1)
+    best_of: int | None = option(
+        "Answers to draw for each prompt; the n with the highest log probability are returned.",
+        parse=parse_optional(int),
+        default=None,
+        metavar="N",
+    )
     temperature: float = option(
         "Randomness: 0 takes the likeliest token, 1 draws from the model's own distribution.",
         parse=float,
@@ -61,6 +76,13 @@ class SamplingParams:
         "Subtracted from a token's score each time the answer has it, in [-2, 2].",
         parse=float,
         default=0.0,
+    )
+    logit_bias: Mapping[int, float] | None = option(
+        "Added to the score of a token, in [-100, 100]; may be given several times.",
+        parse=parse_bias,
+        default=None,
+        multiple=True,
+        metavar="ID=BIAS",
     )
     max_tokens: int | None = option(
         "Most tokens of an answer; `none` is the rest of the context.",
@@ -92,20 +114,48 @@ class SamplingParams:
     skip_special_tokens: bool = option(
         "Leave special tokens out of the text.", parse=parse_bool, default=True
     )
+    logprobs: int | None = option(
+        "Log probabilities of each token and of the K likeliest in its place, at most 20.",
+        parse=parse_optional(int),
+        default=None,
+        metavar="K",
+    )
+    prompt_logprobs: int | None = option(
+        "The same for the tokens of the prompt.",
+        parse=parse_optional(int),
+        default=None,
+        metavar="K",
+    )
+    structured_outputs: StructuredOutputs | None = option(
+        "Form that the answer must have, as JSON or in a file: an object with one of json (a "
+        "schema), json_object (true), regex, choice (a list) and grammar (in Lark's notation).",
+        parse=parse_structure,
+        default=None,
+        metavar="JSON|@FILE",
+    )
     seed: int | None = None
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+    use_beam_search: bool = False  # these three only to say that there is no such thing
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        for name in _INTEGERS:
-            value = getattr(self, name)
-            if isinstance(value, float) and value.is_integer():  # 3.0, as tables store it
-                object.__setattr__(self, name, int(value))
+        for name, number in NUMBERS.items():
+            object.__setattr__(self, name, number.checked(name, getattr(self, name)))
         for name in ("stop", "stop_token_ids"):
-            object.__setattr__(self, name, _tuple_of(name, getattr(self, name)))
-        self._check_types()
-        self._check_ranges()
+            object.__setattr__(self, name, tuple_of(name, getattr(self, name)))
+        object.__setattr__(self, "logit_bias", checked_bias(self.logit_bias))
+        object.__setattr__(self, "structured_outputs", checked_structure(self.structured_outputs))
+        for name in TRUTH_VALUES:
+            require(
+                isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false"
+            )
+        check_stops(self.stop, self.stop_token_ids)
+        refuse_beam_search(self.use_beam_search, self.length_penalty, self.early_stopping)
+        self._check_limits()
+        self._check_combinations()
 
     @property
     def is_greedy(self) -> bool:
@@ -120,6 +170,44 @@ class SamplingParams:
             or self.presence_penalty != 0.0
             or self.frequency_penalty != 0.0
         )
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether choosing a token takes all those of the answer before it."""
+        return self.has_penalties or self.structured_outputs is not None
+
+    @property
+    def num_drawn(self) -> int:
+        """Answers that are drawn for each prompt, of which n are returned."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the answers are put in order once all of them are complete."""
+        return self.best_of is not None and self.best_of > 1
+
+    @property
+    def is_delivered_whole(self) -> bool:
+        """Whether nothing of an answer is handed out before all of it is there."""
+        return self.output_kind is RequestOutputKind.FINAL or self.is_ranked
+
+    @property
+    def needs_logprobs(self) -> bool:
+        """Whether the log probability of each token of the answer has to be known."""
+        return self.logprobs is not None or self.is_ranked
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Compares the parameters with the model's vocabulary.
+
+        Raises:
+            InvalidParamsError: `logit_bias` has a token that is not in it.
+        """
+        highest = max(self.logit_bias or (), default=0)
+        if highest >= vocab_size:
+            raise InvalidParamsError(
+                f"logit_bias has token {highest}, which is not in the vocabulary of {vocab_size} "
+                "tokens"
+            )
 
     def updated(self, changes: Mapping[str, object]) -> SamplingParams:
         """Returns a copy with some values replaced, as a row's own parameters replace defaults.
@@ -136,100 +224,31 @@ class SamplingParams:
         # `changes` is checked by __post_init__, value by value.
         return dataclasses.replace(self, **changes) if changes else self  # type: ignore[arg-type]
 
-    def _check_types(self) -> None:
-        for name in _INTEGERS:
-            value = getattr(self, name)
-            may_be_null = name in ("max_tokens", "seed")
-            wanted = "a whole number or null" if may_be_null else "a whole number"
-            _require(_is_int(value) or (may_be_null and value is None), name, value, wanted)
-        for name in _FLOATS:
-            _require(_is_finite(getattr(self, name)), name, getattr(self, name), "a finite number")
-        for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
-            value = getattr(self, name)
-            _require(isinstance(value, bool), name, value, "true or false")
-        _require(
-            all(_is_text(text) for text in self.stop),
-            "stop",
-            self.stop,
-            "a text or a list of texts, none of them empty",
-        )
-        _require(
-            all(_is_int(token) and token >= 0 for token in self.stop_token_ids),
-            "stop_token_ids",
-            self.stop_token_ids,
-            "a list of token ids",
-        )
+    def _check_limits(self) -> None:
+        """Checks the numbers whose limit is another parameter."""
+        if self.best_of is not None:
+            wanted = f"at least n ({self.n})"
+            require(self.best_of >= self.n, "best_of", self.best_of, wanted)
+        if self.max_tokens is not None:
+            wanted = f"at most max_tokens ({self.max_tokens})"
+            require(self.min_tokens <= self.max_tokens, "min_tokens", self.min_tokens, wanted)
 
-    def _check_ranges(self) -> None:
-        max_tokens = self.max_tokens
-        checks = (
-            ("n", 1 <= self.n <= MAX_COMPLETIONS, f"in [1, {MAX_COMPLETIONS}]"),
-            ("temperature", self.temperature >= 0, "at least 0"),
-            ("top_k", self.top_k >= -1, "at least 1, or -1 for all tokens"),
-            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
-            ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
-            ("repetition_penalty", 0 < self.repetition_penalty <= 2, "in (0, 2]"),
-            ("presence_penalty", -2 <= self.presence_penalty <= 2, "in [-2, 2]"),
-            ("frequency_penalty", -2 <= self.frequency_penalty <= 2, "in [-2, 2]"),
-            ("max_tokens", max_tokens is None or max_tokens >= 1, "at least 1"),
-            ("min_tokens", self.min_tokens >= 0, "at least 0"),
-            (
-                "min_tokens",
-                max_tokens is None or self.min_tokens <= max_tokens,
-                f"at most max_tokens ({max_tokens})",
-            ),
-            ("stop", len(self.stop) <= MAX_STOP_STRINGS, f"at most {MAX_STOP_STRINGS} strings"),
-            (
-                "stop_token_ids",
-                len(self.stop_token_ids) <= MAX_STOP_STRINGS,
-                f"at most {MAX_STOP_STRINGS} ids",
-            ),
-        )
-        for name, holds, wanted in checks:
-            _require(holds, name, getattr(self, name), wanted)
+    def _check_combinations(self) -> None:
+        if self.is_ranked and self.is_greedy:
+            raise InvalidParamsError(
+                f"best_of must be 1 when using greedy sampling, got {self.best_of}: all answers "
+                "would be the same; raise temperature"
+            )
+        if self.structured_outputs is None:
+            return
+        for name in ("ignore_eos", "min_tokens"):
+            if getattr(self, name):
+                raise InvalidParamsError(
+                    f"{name} does not go with structured_outputs: the answer ends where its form "
+                    "is complete"
+                )
 
 
 PARAMETER_NAMES = frozenset(
     field.name for field in dataclasses.fields(SamplingParams) if field.name != "output_kind"
 )
-_INTEGERS = ("n", "top_k", "max_tokens", "min_tokens", "seed")
-_FLOATS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-)
-
-
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise InvalidParamsError(f"{name} must be {wanted}, got {_shortened(value)}")
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _is_finite(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return _is_int(value)
-
-
-def _tuple_of(name: str, value: object) -> tuple[object, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, list | tuple | set | frozenset):
-        return tuple(value)
-    raise InvalidParamsError(f"{name} must be a list, got {_shortened(value)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from furiosa_llm.sampling_params import SamplingParams
 
@@ -17,8 +18,8 @@ class SamplingInputs:
         position: Tokens of the answer so far: the place in that stream.
         suppressed_token_ids: Tokens that may not be chosen yet (`min_tokens`).
         prompt_token_ids: The prompt, where penalties need it, else empty.
-        output_token_ids: The answer so far, where penalties need it, else empty; the last ones
-            may be pending likewise.
+        output_token_ids: The answer so far, where penalties or its form need it, else empty; the
+            last ones may be pending likewise.
     """
 
     params: SamplingParams
@@ -27,6 +28,40 @@ class SamplingInputs:
     suppressed_token_ids: tuple[int, ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
     output_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptScoring:
+    """The prompt tokens that one request's share of a step tells the log probabilities of.
+
+    Attributes:
+        offset: Place in the share of the first token whose logits are needed.
+        token_ids: The tokens that follow it and each next one: what the logits are looked up for.
+        num_top: How many of the likeliest tokens to tell in each place.
+    """
+
+    offset: int
+    token_ids: tuple[int, ...]
+    num_top: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """How likely the model found a token, and which it found likeliest in its place.
+
+    Attributes:
+        token_id: The token.
+        logprob: Natural logarithm of its probability.
+        rank: 1 for the likeliest.
+        top_token_ids: The likeliest tokens, in order.
+        top_logprobs: Their log probabilities.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_token_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +75,7 @@ class ScheduledRequest:
         start_position: Position of `token_ids[0]` in prompt plus answer.
         block_ids: Every block of the request, those of the tokens to compute among them.
         sampling: How to choose the next token; None for all but the last chunk of a prefill.
+        scoring: The prompt tokens to score; None unless `prompt_logprobs` asks for them.
     """
 
     request_id: int
@@ -47,6 +83,7 @@ class ScheduledRequest:
     start_position: int
     block_ids: tuple[int, ...]
     sampling: SamplingInputs | None
+    scoring: PromptScoring | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -101,8 +138,14 @@ class StepResult:
         token_ids: The new token of each request that sampled one.
         model_seconds: Duration of the forward pass.
         sample_seconds: Duration of choosing the tokens.
+        logprobs: Log probabilities of the new tokens, where they are asked for.
+        prompt_logprobs: Those of the prompt tokens that the step scored, in order.
+        failures: Requests that cannot go on, and why; their new token ends them.
     """
 
     token_ids: dict[int, int]
     model_seconds: float = 0.0
     sample_seconds: float = 0.0
+    logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)
+    prompt_logprobs: Mapping[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
+    failures: Mapping[int, str] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from furiosa_llm.config import EngineArgs
-from furiosa_llm.errors import InvalidRowError, ModelLoadError
+from furiosa_llm.errors import InvalidParamsError, InvalidRowError, ModelLoadError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a character
@@ -29,7 +29,7 @@ class Tokenizer:
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> Tokenizer:
-        """Loads the tokenizer that the arguments name, or else the model's own.
+        """Loads the tokenizer that the arguments name, else the model's own.
 
         Raises:
             ModelLoadError: There is none, or it cannot be read.
@@ -45,6 +45,18 @@ class Tokenizer:
         """The Jinja template that turns messages into a prompt, if there is one."""
         template = self._tokenizer.chat_template
         return template if template is None or isinstance(template, str) else str(template)
+
+    def definition(self) -> tuple[str, int]:
+        """Returns the tokenizer in the form of `tokenizer.json`, and the number of its tokens.
+
+        Raises:
+            InvalidParamsError: It is a slow one, which has no such form.
+        """
+        if not self._tokenizer.is_fast:
+            raise InvalidParamsError(
+                "structured_outputs needs a fast tokenizer; use --tokenizer-mode auto"
+            )
+        return self._tokenizer.backend_tokenizer.to_str(), len(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Tokenizes a prompt, with the special tokens that the tokenizer adds by itself."""

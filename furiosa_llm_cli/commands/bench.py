@@ -36,7 +36,14 @@ if TYPE_CHECKING:
 
 _DEFAULT_NUM_PROMPTS = 64
 _ONLY_RANDOM = ("input_len", "output_len")
-_ONLY_FILE = ("prompt_column", "params_column", "template", "max_tokens", "ignore_eos")
+_ONLY_FILE = (
+    "prompt_column",
+    "params_column",
+    "template",
+    "max_tokens",
+    "ignore_eos",
+    "structured_outputs",
+)
 
 _EXAMPLES = """\b
 Examples:

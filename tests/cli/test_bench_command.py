@@ -122,7 +122,7 @@ def test_bench_measures_the_rows_of_a_file(tmp_path: Path) -> None:
     outcome = invoke(
         *("bench", "-m", MODEL, "-i", str(SAMPLES / "prompts.jsonl"), "--num-prompts", "5"),
         *("--max-tokens", "4", "--repetitions", "1", "--warmup", "0", "--json", str(path)),
-        "--quiet",
+        *("--quiet", "--logit-bias", "5=-1"),
     )
 
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -130,6 +130,7 @@ def test_bench_measures_the_rows_of_a_file(tmp_path: Path) -> None:
     assert "workload         5 prompts of " in outcome.stdout
     assert content["workload"]["kind"] == FileWorkload.__name__
     assert content["sampling_params"]["max_tokens"] == 4
+    assert content["sampling_params"]["logit_bias"] == {"5": -1.0}
 
 
 @pytest.mark.parametrize(

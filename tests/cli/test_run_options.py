@@ -7,6 +7,7 @@ import pytest
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm.structured_outputs import StructuredOutputs
 from tests.cli.cli_factories import REQUIRED, FakeBatch, invoke
 
 SEE_RUN = " (see 'furiosa-llm run --help')\n"
@@ -66,6 +67,22 @@ def test_options_that_may_be_repeated_are_collected(batch: FakeBatch) -> None:
     assert batch.job.sampling_params.stop_token_ids == (7,)
 
 
+def test_biases_and_forms_are_read_from_text(batch: FakeBatch, tmp_path: Path) -> None:
+    file = tmp_path / "form.json"
+    file.write_text('{"json": {"type": "object"}}', encoding="utf-8")
+
+    invoke("run", *REQUIRED, "--logit-bias", "42=-100", "--logit-bias", "7=0.5", "--logprobs", "3")
+    invoke("run", *REQUIRED, "--structured-outputs", '{"choice": ["yes", "no"]}')
+    invoke("run", *REQUIRED, "--structured-outputs", f"@{file}")
+    invoke("run", *REQUIRED, "--temperature", "0.8", "--best-of", "5")
+
+    biased, choice, schema, best = [job.sampling_params for job in batch.jobs]
+    assert (biased.logit_bias, biased.logprobs) == ({7: 0.5, 42: -100.0}, 3)
+    assert choice.structured_outputs == StructuredOutputs(choice=("yes", "no"))
+    assert schema.structured_outputs == StructuredOutputs(json={"type": "object"})
+    assert (best.n, best.best_of, best.logit_bias) == (1, 5, None)
+
+
 def test_max_tokens_may_be_none(batch: FakeBatch) -> None:
     invoke("run", *REQUIRED, "--max-tokens", "none")
 
@@ -104,6 +121,28 @@ def test_a_template_may_be_a_text_or_a_file(batch: FakeBatch, tmp_path: Path) ->
             ["--dtype", "int4"],
             "Invalid value for '--dtype': 'int4' is not one of 'auto', 'float32', 'bfloat16', "
             "'float16'.",
+        ),
+        (
+            ["--logit-bias", "42"],
+            "Invalid value for '--logit-bias': '42' is not a token and its bias; write for example "
+            "42=-100",
+        ),
+        (
+            ["--logit-bias", "42=200"],
+            "Invalid value for '--logit-bias': logit_bias must be in [-100, 100], got 200.0",
+        ),
+        (
+            ["--structured-outputs", "{"],
+            "Invalid value for '--structured-outputs': '{' is not JSON: ",
+        ),
+        (
+            ["--structured-outputs", "@nowhere"],
+            "Invalid value for '--structured-outputs': nowhere: cannot be read: ",
+        ),
+        (
+            ["--best-of", "3"],
+            "best_of must be 1 when using greedy sampling, got 3: all answers would be the same; "
+            "raise temperature",
         ),
         (["--temperature", "-1"], "temperature must be at least 0, got -1.0"),
         (["--template", "@nowhere"], "Invalid value for '--template': nowhere: cannot be read: "),

@@ -69,6 +69,8 @@ def test_a_bad_row_is_an_error_row_and_touches_no_other(tmp_path: Path) -> None:
         ({"prompt_token_ids": [5, 100_000]}, "invalid_row"),
         ({"prompt": "a", "max_tokens": 0}, "invalid_params"),
         ({"prompt": "a", "sampling_params": {"heat": 1}}, "invalid_params"),
+        ({"prompt": "a", "logit_bias": {"100000": 1}}, "invalid_params"),
+        ({"prompt": "a", "use_beam_search": True}, "invalid_params"),
         ({"prompt": "a " * 400}, "prompt_too_long"),
     ]
     job = make_job(tmp_path, [good] + [row for line, _ in bad for row in (line, good)])
@@ -79,7 +81,54 @@ def test_a_bad_row_is_an_error_row_and_touches_no_other(tmp_path: Path) -> None:
     assert [row["error_code"] for row in rows[1::2]] == [code for _, code in bad]
     assert all(row["finish_reason"] == "error" and row["error"] for row in rows[1::2])
     assert {row["text"] for row in rows[::2]} == {"5"}
-    assert summary.error_counts == {"invalid_row": 5, "invalid_params": 2, "prompt_too_long": 1}
+    assert summary.error_counts == {"invalid_row": 5, "invalid_params": 4, "prompt_too_long": 1}
+
+
+def test_rows_ask_for_log_probabilities_and_the_best_of_several(tmp_path: Path) -> None:
+    prompt = "What is 2 + 3?"
+    rows: list[dict[str, object]] = [
+        {"prompt": prompt},
+        {"prompt": prompt, "logprobs": 2, "prompt_logprobs": 0},
+        {"prompt": prompt, "temperature": 1, "n": 2, "best_of": 4, "logprobs": 0},
+        {"prompt": prompt, "logit_bias": {"5": -100}},
+    ]
+    job = make_job(tmp_path, rows)
+
+    run_batch_job(job)
+
+    plain, told, best, biased = read(job)
+    assert (plain["cumulative_logprob"], plain["logprobs"], plain["prompt_logprobs"]) == (None,) * 3
+    assert [tops[0]["token_id"] for tops in told["logprobs"]] == told["token_ids"]
+    assert {len(tops) for tops in told["logprobs"]} == {2}
+    assert told["prompt_logprobs"][0] is None
+    assert len(told["prompt_logprobs"]) == told["num_prompt_tokens"]
+    assert told["cumulative_logprob"] == pytest.approx(
+        sum(tops[0]["logprob"] for tops in told["logprobs"])
+    )
+    totals = [one["cumulative_logprob"] for one in best["completions"]]
+    assert [one["index"] for one in best["completions"]] == [0, 1]
+    assert totals == sorted(totals, reverse=True)
+    assert best["cumulative_logprob"] == totals[0]
+    assert best["logprobs"] == best["completions"][0]["logprobs"]
+    assert best["num_output_tokens"] > sum(len(one["token_ids"]) for one in best["completions"])
+    assert biased["logprobs"] is None
+
+
+def test_rows_ask_for_a_form(tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")  # some machines with a GPU lack it
+    rows: list[dict[str, object]] = [
+        {"prompt": "What is 2 + 3?", "structured_outputs": {"choice": ["six", "seven"]}},
+        {"prompt": "What is 2 + 3?", "structured_outputs": {"regex": "("}},
+        {"prompt": "What is 2 + 3?"},
+    ]
+    job = make_job(tmp_path, rows)
+
+    run_batch_job(job)
+
+    formed, refused, plain = read(job)
+    assert formed["text"] in ("six", "seven")
+    assert refused["error_code"] == "invalid_params"
+    assert plain["text"] == "5"
 
 
 def test_a_row_that_never_fits_the_cache_is_an_error_row(tmp_path: Path) -> None:

@@ -130,6 +130,28 @@ def test_a_suppressed_token_is_never_chosen() -> None:
     assert sample(torch.tensor([[0.0, 3.0, 1.0]]), [entry]) == [2]
 
 
+def test_a_bias_is_added_after_the_penalties() -> None:
+    logits = torch.tensor([[2.0, 3.0, 1.0], [0.0, 0.0, 0.0]])
+    entry = SamplingInputs(
+        params=SamplingParams(
+            temperature=0, repetition_penalty=2.0, logit_bias={0: 0.5, 1: -100, 2: 100}
+        ),
+        seed=0,
+        position=1,
+        prompt_token_ids=(0,),
+    )
+
+    assert sample(logits, [entry, inputs(temperature=0)]) == [2, 0]
+    assert logits.tolist() == [[1.5, -97.0, 101.0], [0.0, 0.0, 0.0]]
+
+
+def test_a_forbidden_token_is_never_chosen() -> None:
+    forbidden = torch.tensor([False, True, False])
+    logits = torch.tensor([[0.0, 3.0, 1.0], [0.0, 3.0, 1.0]])
+
+    assert sample(logits, [inputs(temperature=0)] * 2, {1: forbidden}) == [1, 2]
+
+
 def test_draws_are_uniform_and_differ_between_streams_and_positions() -> None:
     draws = [uniform(stream_seed(stream), i) for stream in range(50) for i in range(100)]
 

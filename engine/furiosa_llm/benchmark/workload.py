@@ -88,7 +88,10 @@ class PromptSource:
             BenchmarkPrompt(
                 array("i", draws.choices(vocabulary, k=draws.randint(*workload.input_len))),
                 dataclasses.replace(
-                    self._params, max_tokens=draws.randint(*workload.output_len), ignore_eos=True
+                    self._params,
+                    max_tokens=draws.randint(*workload.output_len),
+                    ignore_eos=True,
+                    structured_outputs=None,  # an answer of that form has a length of its own
                 ),
             )
             for _ in range(workload.num_prompts)

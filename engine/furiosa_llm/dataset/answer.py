@@ -6,12 +6,14 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from furiosa_llm.dataset.packed_logprobs import PackedLogprobs
 from furiosa_llm.dataset.record import PromptRecord
 from furiosa_llm.errors import RequestError
 from furiosa_llm.outputs import CompletionOutput, RequestOutput
 
 CANCELLED = "cancelled"
 ERROR = "error"
+STRUCTURE_FAILED = "structure_failed"
 
 _NO_TOKENS = array("i")
 
@@ -23,6 +25,7 @@ class AnswerRow:
     Attributes:
         token_ids: 4 bytes each, as thousands of rows wait to be written.
         completions: All n answers; None when there is one.
+        logprobs: Of the first answer, where they are asked for.
         carried: The input's own columns.
     """
 
@@ -31,6 +34,9 @@ class AnswerRow:
     text: str
     token_ids: array[int]
     completions: tuple[CompletionOutput, ...] | None
+    cumulative_logprob: float | None
+    logprobs: PackedLogprobs | None
+    prompt_logprobs: PackedLogprobs | None
     finish_reason: str
     stop_reason: str | None
     error_code: str | None
@@ -56,16 +62,21 @@ def answer_of(record: PromptRecord, output: RequestOutput) -> AnswerRow:
         return error_answer(record.row_index, record.request_id, record.carried, output.error)
     first = output.outputs[0]
     metrics = output.metrics
+    has_failed = first.finish_reason == ERROR
+    reason = None if first.stop_reason is None else str(first.stop_reason)
     return AnswerRow(
         row_index=record.row_index,
         request_id=record.request_id,
         text=first.text,
         token_ids=array("i", first.token_ids),
         completions=tuple(output.outputs) if record.sampling_params.n > 1 else None,
+        cumulative_logprob=first.cumulative_logprob,
+        logprobs=PackedLogprobs.of(first.logprobs),
+        prompt_logprobs=PackedLogprobs.of(output.prompt_logprobs),
         finish_reason=first.finish_reason or CANCELLED,
-        stop_reason=None if first.stop_reason is None else str(first.stop_reason),
-        error_code=None,
-        error=None,
+        stop_reason=None if has_failed else reason,
+        error_code=STRUCTURE_FAILED if has_failed else None,
+        error=reason if has_failed else None,
         num_prompt_tokens=output.num_prompt_tokens,
         num_output_tokens=output.num_output_tokens,
         num_cached_tokens=output.num_cached_tokens,
@@ -92,6 +103,9 @@ def error_answer(
         text="",
         token_ids=_NO_TOKENS,
         completions=None,
+        cumulative_logprob=None,
+        logprobs=None,
+        prompt_logprobs=None,
         finish_reason=ERROR,
         stop_reason=None,
         error_code=error.code,

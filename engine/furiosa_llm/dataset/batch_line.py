@@ -14,6 +14,7 @@ ENVELOPE_COLUMNS = frozenset({"method", "url", "body"})
 _PROMPT_KEYS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 # They do not change the answer.
 _IGNORED = frozenset({"model", "user", "metadata"})
+_CHAT_LOGPROBS = ("logprobs", "top_logprobs")
 _LENGTH_KEYS = ("max_tokens", "max_completion_tokens")
 
 
@@ -54,6 +55,10 @@ def batch_params(data: Mapping[str, object]) -> dict[str, object]:
     body = cast("dict[str, object]", data["body"])
     prompt_key = _PROMPT_KEYS.get(str(data.get("url")))
     params: dict[str, object] = {}
+    if prompt_key == "messages":
+        params.update(_chat_logprobs(body))
+        body = {key: value for key, value in body.items() if key not in _CHAT_LOGPROBS}
+    params.update(_structure(body.get("response_format")))
     for key, value in body.items():
         if value is None or key in _IGNORED or key == prompt_key or _asks_nothing(key, value):
             continue
@@ -67,9 +72,39 @@ def batch_params(data: Mapping[str, object]) -> dict[str, object]:
 
 def _asks_nothing(key: str, value: object) -> bool:
     """Whether the value is that of a request that does not use the feature."""
-    if key in ("stream", "logprobs"):
-        return value is False
-    return key == "response_format" and value == {"type": "text"}
+    return key == "response_format" or (key == "stream" and value is False)
+
+
+def _chat_logprobs(body: Mapping[str, object]) -> dict[str, object]:
+    """Of a chat: `logprobs` says whether, and `top_logprobs` how many."""
+    is_wanted, num_top = map(body.get, _CHAT_LOGPROBS)
+    if is_wanted is not None and not isinstance(is_wanted, bool):
+        raise InvalidParamsError(
+            f"body.logprobs must be true or false, got {shortened(is_wanted)}; body.top_logprobs "
+            "says how many"
+        )
+    if is_wanted:
+        return {"logprobs": 0 if num_top is None else num_top}
+    if num_top is not None:
+        raise InvalidParamsError(
+            f"body.top_logprobs needs body.logprobs to be true, got {shortened(num_top)} alone"
+        )
+    return {}
+
+
+def _structure(response_format: object) -> dict[str, object]:
+    """Reads the form of the answer that `response_format` asks for."""
+    match response_format:
+        case None | {"type": "text"}:
+            return {}
+        case {"type": "json_object"}:
+            return {"structured_outputs": {"json_object": True}}
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return {"structured_outputs": {"json": schema}}
+    raise InvalidParamsError(
+        "body.response_format must have the type text, json_object, or json_schema with a "
+        f"json_schema.schema, got {shortened(response_format)}"
+    )
 
 
 def _with_one_length(params: dict[str, object]) -> dict[str, object]:

@@ -23,8 +23,9 @@ from furiosa_llm.dataset.answer import AnswerRow
 from furiosa_llm.dataset.durable import durable_file
 from furiosa_llm.dataset.json_text import to_json
 from furiosa_llm.dataset.kinds import NULL, Kind, join, kind_of_all
+from furiosa_llm.dataset.packed_logprobs import LOGPROBS_TYPE, logprobs_column
 from furiosa_llm.dataset.schema import ANSWER_SCHEMA, COMPLETION_TYPE
-from furiosa_llm.outputs import CompletionOutput
+from furiosa_llm.outputs import CompletionOutput, PositionLogprobs
 
 CARRIED_JSON = "carried"
 
@@ -33,7 +34,6 @@ DeclaredTypes: TypeAlias = Mapping[str, pa.DataType]
 _INFO_KEY = b"furiosa_llm.part"
 _MAX_GROUP_ROWS = 512
 _MAX_GROUP_BYTES = 2 << 20
-_BUILT_APART = frozenset({"token_ids", "completions"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +178,8 @@ def _table(rows: Sequence[AnswerRow], declared: DeclaredTypes) -> pa.Table:
 def _answer_column(rows: Sequence[AnswerRow], field: pa.Field) -> pa.Array:
     if field.name == "token_ids":
         return _token_lists([row.token_ids for row in rows])
+    if field.type == LOGPROBS_TYPE:
+        return logprobs_column(list(map(attrgetter(field.name), rows)))
     if field.name == "completions":
         values = [_completions(row.completions) for row in rows]
         return pa.array(values, type=pa.list_(COMPLETION_TYPE))
@@ -207,8 +209,27 @@ def _completions(completions: Sequence[CompletionOutput] | None) -> list[dict[st
             "token_ids": one.token_ids,
             "finish_reason": one.finish_reason,
             "stop_reason": None if one.stop_reason is None else str(one.stop_reason),
+            "cumulative_logprob": one.cumulative_logprob,
+            "logprobs": _logprobs(one.logprobs),
         }
         for one in completions
+    ]
+
+
+def _logprobs(positions: Sequence[PositionLogprobs] | None) -> list[list[object]] | None:
+    if positions is None:
+        return None
+    return [
+        [
+            {
+                "token_id": token_id,
+                "token": entry.decoded_token,
+                "logprob": entry.logprob,
+                "rank": entry.rank,
+            }
+            for token_id, entry in position.items()
+        ]
+        for position in positions
     ]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
+from furiosa_llm.dataset.packed_logprobs import LOGPROBS_TYPE
+
 COMPLETION_TYPE = pa.struct(
     [
         ("index", pa.int32()),
@@ -13,6 +15,8 @@ COMPLETION_TYPE = pa.struct(
         ("token_ids", pa.list_(pa.int32())),
         ("finish_reason", pa.string()),
         ("stop_reason", pa.string()),
+        ("cumulative_logprob", pa.float64()),
+        ("logprobs", LOGPROBS_TYPE),
     ]
 )
 
@@ -28,6 +32,9 @@ ANSWER_SCHEMA = pa.schema(
         _required("text", pa.string()),
         _required("token_ids", pa.list_(pa.int32())),
         pa.field("completions", pa.list_(COMPLETION_TYPE)),
+        pa.field("cumulative_logprob", pa.float64()),
+        pa.field("logprobs", LOGPROBS_TYPE),
+        pa.field("prompt_logprobs", LOGPROBS_TYPE),
         _required("finish_reason", pa.string()),
         pa.field("stop_reason", pa.string()),
         pa.field("error_code", pa.string()),

@@ -24,6 +24,7 @@ from furiosa_llm.errors import DatasetError
 PARTS_MANIFEST = "manifest.json"
 
 _MAX_WAITING_BYTES = 64 << 20
+_LOGPROB_BYTES = 200  # one of the several answers to a prompt, which are not packed
 
 _logger = logging.getLogger(__name__)
 
@@ -166,6 +167,12 @@ class AnswerWriter:
 def _size(row: AnswerRow) -> int:
     """About how many bytes of answer and carried text a row holds."""
     size = len(row.text) + 4 * len(row.token_ids)
+    for packed in (row.logprobs, row.prompt_logprobs):
+        if packed is not None:
+            size += packed.num_bytes
+    for one in row.completions or ():
+        size += len(one.text) + 8 * len(one.token_ids)
+        size += _LOGPROB_BYTES * sum(map(len, one.logprobs or ()))
     for value in row.carried.values():
         if isinstance(value, str):
             size += len(value)

@@ -8,7 +8,12 @@ import numpy as np
 import torch
 
 from furiosa_llm.modeling.step_layout import QUERY_TILE, StepLayout
-from furiosa_llm.scheduler_output import SamplingInputs, ScheduledRequest, SchedulerOutput
+from furiosa_llm.scheduler_output import (
+    PromptScoring,
+    SamplingInputs,
+    ScheduledRequest,
+    SchedulerOutput,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,9 +23,11 @@ class InputBatch:
     input_ids: torch.Tensor  # [T] int64
     positions: torch.Tensor  # [T] int64, position of each token in its request
     layout: StepLayout
-    logits_indices: torch.Tensor  # [S] int64, the tokens whose logits are sampled
+    logits_indices: torch.Tensor  # [S + P] int64, tokens whose logits are sampled, then scored
     sampled_request_ids: tuple[int, ...]  # S of them, on the host
     sampling: tuple[SamplingInputs, ...]  # S of them, on the host
+    scored_request_ids: tuple[int, ...]  # those with prompt tokens to score
+    scoring: tuple[PromptScoring, ...]  # as many; P tokens in all
 
     @classmethod
     def build(cls, step: SchedulerOutput, *, block_size: int, device: torch.device) -> InputBatch:
@@ -41,6 +48,10 @@ class InputBatch:
         blocks = block_tables[np.repeat(np.arange(len(requests)), lengths), positions // block_size]
         slot_mapping = blocks.astype(np.int64) * block_size + positions % block_size
         sampled = [index for index, request in enumerate(requests) if request.samples_token]
+        scored = [request for request in requests if request.scoring is not None]
+        logits_indices = np.concatenate(
+            [query_start_loc[1:][sampled] - 1, *_scored_indices(requests, query_start_loc)]
+        )
         layout = StepLayout(
             slot_mapping=_tensor(slot_mapping, device),
             query_start_loc=_tensor(query_start_loc, device),
@@ -52,12 +63,25 @@ class InputBatch:
             input_ids=_tensor(input_ids, device),
             positions=_tensor(positions.astype(np.int64), device),
             layout=layout,
-            logits_indices=_tensor(query_start_loc[1:][sampled].astype(np.int64) - 1, device),
+            logits_indices=_tensor(logits_indices.astype(np.int64), device),
             sampled_request_ids=tuple(requests[index].request_id for index in sampled),
             sampling=tuple(
                 request.sampling for request in requests if request.sampling is not None
             ),
+            scored_request_ids=tuple(request.request_id for request in scored),
+            scoring=tuple(request.scoring for request in scored if request.scoring is not None),
         )
+
+
+def _scored_indices(
+    requests: tuple[ScheduledRequest, ...], query_start_loc: np.ndarray
+) -> list[np.ndarray]:
+    """Places of the tokens whose logits tell how likely the next prompt token was."""
+    return [
+        int(start) + request.scoring.offset + np.arange(len(request.scoring.token_ids))
+        for request, start in zip(requests, query_start_loc[:-1], strict=True)
+        if request.scoring is not None
+    ]
 
 
 def _block_tables(requests: tuple[ScheduledRequest, ...]) -> np.ndarray:

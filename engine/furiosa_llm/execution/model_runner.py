@@ -1,17 +1,18 @@
 """Runs a step on one device.
 
-It keeps no request state: all it needs is in the step, and the tokens that the last steps chose.
+What it needs of a request is in the step, and in the tokens that the last steps chose.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import torch
 
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.execution.pending_tokens import PendingTokens
-from furiosa_llm.execution.sampler import sample
+from furiosa_llm.execution.token_chooser import TokenChooser
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.modeling.pipeline_split import PipelineStage
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
@@ -24,6 +25,7 @@ class ModelRunner:
         self,
         model: torch.nn.Module,
         current_step: CurrentStep,
+        chooser: TokenChooser,
         *,
         block_size: int,
         num_steps_in_flight: int,
@@ -35,6 +37,7 @@ class ModelRunner:
         Args:
             model: The whole model, or the last stage of its pipeline.
             current_step: What the layers look at.
+            chooser: What makes tokens of logits.
             block_size: Tokens in a block.
             num_steps_in_flight: Steps that may have been scheduled before one was run.
             device: Where the model is.
@@ -44,6 +47,7 @@ class ModelRunner:
         self._pending_tokens = PendingTokens(num_steps_in_flight)
         self._model = model
         self._current_step = current_step
+        self._chooser = chooser
         self._block_size = block_size
         self._device = device
 
@@ -59,16 +63,13 @@ class ModelRunner:
                 position_ids=batch.positions[None],
                 use_cache=False,
                 logits_to_keep=batch.logits_indices,
-            ).logits[0]  # [S, V]
+            ).logits[0]  # [S + P, V]
             modelled = time.perf_counter() - self._waited_seconds
-            token_ids = sample(logits, batch.sampling)
-        chosen = dict(zip(batch.sampled_request_ids, token_ids, strict=True))
-        self._pending_tokens.remember(step, chosen)
+            result = self._chooser.choose(logits, batch)
+        self._pending_tokens.remember(step, result.token_ids)
         sampled = time.perf_counter() - self._waited_seconds
-        return StepResult(
-            token_ids=chosen,
-            model_seconds=modelled - start,
-            sample_seconds=sampled - modelled,
+        return dataclasses.replace(
+            result, model_seconds=modelled - start, sample_seconds=sampled - modelled
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,11 @@ from furiosa_llm.config import CacheConfig, EngineArgs
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.execution import kv_cache
+from furiosa_llm.execution.grammar_masks import GrammarMasks
+from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.execution.stage_runner import StageRunner
+from furiosa_llm.execution.token_chooser import TokenChooser
 from furiosa_llm.modeling import attention_cpu, paged_attention
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_torch import torch_attention
@@ -20,6 +24,7 @@ from furiosa_llm.modeling.kernel_cache import keep_compiled
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import AttentionBackend, CurrentStep
 from furiosa_llm.scheduler_config import SchedulerConfig
+from furiosa_llm.tokenization import Tokenizer
 
 # Below this, threads wait for each other longer than they work: on two cores, 10,000 rows of
 # a model of 0.8 million parameters take as long with one thread as with two, and many times longer
@@ -41,6 +46,7 @@ class PreparedModel:
     Processes that are forked from here share its weights.
     """
 
+    args: EngineArgs
     loaded: LoadedModel
     limits: EngineLimits
     device: torch.device
@@ -58,6 +64,7 @@ class PreparedModel:
         """Joins a loaded model with what was decided for it."""
         keep_compiled(attention_cpu.KERNELS, args.cache_dir)
         return cls(
+            args=args,
             loaded=loaded,
             limits=EngineLimits(
                 scheduler_config=SchedulerConfig.from_engine_args(args),
@@ -103,11 +110,16 @@ class PreparedModel:
         return ModelRunner(
             self.loaded.model,
             current_step,
+            TokenChooser(GrammarMasks(self._grammars())),
             block_size=cache_config.block_size,
             num_steps_in_flight=self.limits.scheduler_config.npu_queue_limit,
             device=self.device,
             stage=stage,
         )
+
+    def _grammars(self) -> Grammars:
+        load_tokenizer = functools.partial(Tokenizer.from_engine_args, self.args)
+        return Grammars(load_tokenizer, self.limits.model_info)
 
 
 def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 1) -> PreparedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -11,22 +11,31 @@ from furiosa_llm.execution.random_draws import uniform
 from furiosa_llm.scheduler_output import SamplingInputs
 
 
-def sample(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> list[int]:
+def sample(
+    logits: torch.Tensor,
+    inputs: Sequence[SamplingInputs],
+    forbidden: Mapping[int, torch.Tensor] | None = None,
+) -> list[int]:
     """Chooses one token per row.
 
     A row's token depends on its own logits and inputs alone. The filters apply in the order of
-    transformers: penalties, suppressed tokens, temperature, top-k, top-p, min-p.
+    transformers: penalties, biases, suppressed and forbidden tokens, temperature, top-k, top-p,
+    min-p.
 
     Args:
         logits: [S, V] of any float type. It may be changed.
         inputs: S of them.
+        forbidden: By row, [V] bool on the host: tokens that must not be chosen.
 
     Returns:
         S token ids.
     """
     logits = logits.float()
     _apply_penalties(logits, inputs)
+    _apply_biases(logits, inputs)
     _suppress(logits, inputs)
+    for row, tokens in (forbidden or {}).items():
+        logits[row].masked_fill_(tokens.to(logits.device), float("-inf"))
     token_ids: list[int] = logits.argmax(dim=-1).tolist()
     for rows, num_ranks in _groups(inputs, logits.shape[-1]):
         drawn = _draw(logits[rows], [inputs[row] for row in rows], num_ranks)
@@ -118,6 +127,15 @@ def _apply_penalties(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> 
     factor = torch.tensor(factors, device=logits.device)
     scores = torch.where(scores > 0, scores / factor, scores * factor)
     logits[index] = scores - torch.tensor(offsets, device=logits.device)
+
+
+def _apply_biases(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> None:
+    """Adds what `logit_bias` says, in place."""
+    for row, entry in enumerate(inputs):
+        biases = entry.params.logit_bias
+        if biases:
+            added = torch.tensor(list(biases.values()), device=logits.device)
+            logits[row, list(biases)] += added
 
 
 def _suppress(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
@@ -55,10 +56,8 @@ class RankExecutor:
                 results.append(stage.recv())
             except (EOFError, OSError):
                 raise RuntimeError("a process of another pipeline stage has died") from None
-        return StepResult(
-            token_ids=results[-1].token_ids,
-            model_seconds=sum(result.model_seconds for result in results),
-            sample_seconds=results[-1].sample_seconds,
+        return dataclasses.replace(
+            results[-1], model_seconds=sum(result.model_seconds for result in results)
         )
 
     def close(self) -> None:

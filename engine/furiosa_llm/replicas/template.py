@@ -43,11 +43,8 @@ class ReplicaTemplate:
         """
         args, placement = launch.args, launch.placement
         is_shared = placement.num_processes_of_replica == 1 and not placement.is_on_gpus
-        return cls(
-            launch=launch,
-            tokenizer=Tokenizer.from_engine_args(args),
-            model=prepare_model(args, num_replicas=placement.num_replicas) if is_shared else None,
-        )
+        model = prepare_model(args, num_replicas=placement.num_replicas) if is_shared else None
+        return cls(launch=launch, tokenizer=Tokenizer.from_engine_args(args), model=model)
 
     def lead(self, replica: int, followers: Sequence[Connection], rendezvous: str) -> EngineCore:
         """Makes the engine core of a replica, in its first process.

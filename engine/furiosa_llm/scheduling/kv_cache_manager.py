@@ -27,7 +27,7 @@ class KVCacheManager:
 
         At least one token is left to compute, since its logits are needed.
         """
-        if not self.config.enable_prefix_caching:
+        if not self.config.enable_prefix_caching or request.needs_prompt_logits:
             return []
         num_tokens = min(request.num_tokens - 1, request.num_known_tokens)
         num_blocks = num_tokens // self.config.block_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from furiosa_llm.request import Request
-from furiosa_llm.scheduler_output import SamplingInputs, ScheduledRequest
+from furiosa_llm.scheduler_output import PromptScoring, SamplingInputs, ScheduledRequest
 
 
 class StepDraft:
@@ -39,6 +39,7 @@ class StepDraft:
                 start_position=start,
                 block_ids=request.block_ids,
                 sampling=_sampling_inputs(request, eos_token_ids) if samples_token else None,
+                scoring=_prompt_scoring(request, start, stop),
             )
         )
         request.num_computed_tokens = stop
@@ -79,7 +80,21 @@ def _sampling_inputs(request: Request, eos_token_ids: Iterable[int]) -> Sampling
         prompt_token_ids=tuple(request.prompt_token_ids) if params.has_penalties else (),
         output_token_ids=(
             request.token_ids(request.num_prompt_tokens, request.num_tokens)
-            if params.has_penalties
+            if params.needs_answer
             else ()
         ),
+    )
+
+
+def _prompt_scoring(request: Request, start: int, stop: int) -> PromptScoring | None:
+    """What to score of the prompt in tokens [start, stop): what no earlier step has scored."""
+    num_top = request.sampling_params.prompt_logprobs
+    if num_top is None or not request.wants_prompt_logprobs:
+        return None
+    first = max(start, request.costs.num_covered_tokens)
+    last = min(stop, request.num_prompt_tokens - 1)  # the last token has none of the prompt after
+    if first >= last:
+        return None
+    return PromptScoring(
+        offset=first - start, token_ids=request.token_ids(first + 1, last + 1), num_top=num_top
     )

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 from furiosa_llm.dataset.answer import AnswerRow
 from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.dataset.manifest import Manifest
+from furiosa_llm.dataset.packed_logprobs import PackedLogprobs
 from furiosa_llm.dataset.reader import open_input
 from furiosa_llm.dataset.record import PromptRecord, RawRow, parse_row
+from furiosa_llm.dataset.schema import ANSWER_SCHEMA
 from furiosa_llm.dataset.writer import AnswerWriter
 from furiosa_llm.outputs import CompletionOutput, StepStats
 from furiosa_llm.sampling_params import SamplingParams
@@ -39,6 +41,7 @@ def make_answer(
     text: str | None = None,
     token_ids: Iterable[int] | None = None,
     completions: tuple[CompletionOutput, ...] | None = None,
+    logprobs: PackedLogprobs | None = None,
     carried: Mapping[str, object] | None = None,
 ) -> AnswerRow:
     return AnswerRow(
@@ -47,6 +50,9 @@ def make_answer(
         text=f"answer {row_index}" if text is None else text,
         token_ids=array("i", [row_index, 7] if token_ids is None else token_ids),
         completions=completions,
+        cumulative_logprob=None,
+        logprobs=logprobs,
+        prompt_logprobs=None,
         finish_reason="stop",
         stop_reason=None,
         error_code=None,
@@ -122,7 +128,7 @@ def carried_table(
     table = write_answers(
         output, answers, rows_per_part=rows_per_part, carried_schema=carried_schema
     )
-    return table.select(table.column_names[21:])
+    return table.select(table.column_names[len(ANSWER_SCHEMA) :])
 
 
 def run_python(code: str, *arguments: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -11,16 +12,24 @@ import pytest
 
 from furiosa_llm.dataset.answer import answer_of, error_answer
 from furiosa_llm.dataset.manifest import Manifest
+from furiosa_llm.dataset.packed_logprobs import PackedLogprobs
 from furiosa_llm.dataset.schema import ANSWER_SCHEMA
 from furiosa_llm.dataset.writer import AnswerWriter
 from furiosa_llm.errors import DatasetError, InvalidRowError
-from furiosa_llm.outputs import CompletionOutput, RequestMetrics, RequestOutput
+from furiosa_llm.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from tests.unit.dataset.dataset_factories import make_answer, parsed, run_python, write_answers
 
 MANIFEST = Manifest(model="tiny")
 TWO_COMPLETIONS = [
     CompletionOutput(index=0, text="a", token_ids=[1], finish_reason="stop", stop_reason=2),
-    CompletionOutput(index=1, text="b", token_ids=[], finish_reason="length"),
+    CompletionOutput(
+        index=1,
+        text="b",
+        token_ids=[3],
+        finish_reason="length",
+        cumulative_logprob=-0.5,
+        logprobs=[{3: Logprob(logprob=-0.5, rank=1, decoded_token="b")}],
+    ),
 ]
 
 
@@ -46,7 +55,8 @@ def test_the_output_has_the_promised_columns_and_types(tmp_path: Path) -> None:
     )
     assert ANSWER_SCHEMA.field("row_index") == pa.field("row_index", pa.int64(), nullable=False)
     assert [field.name for field in ANSWER_SCHEMA if field.nullable] == [
-        "completions", "stop_reason", "error_code", "error", "queue_s", "ttft_s", "tpot_s", "e2e_s",
+        "completions", "cumulative_logprob", "logprobs", "prompt_logprobs", "stop_reason",
+        "error_code", "error", "queue_s", "ttft_s", "tpot_s", "e2e_s",
     ]  # fmt: skip
 
 
@@ -59,6 +69,7 @@ def test_an_answer_becomes_a_row(tmp_path: Path) -> None:
     assert row.slice(3).to_pylist() == [
         {
             "row_index": 3, "request_id": "q", "text": "a", "token_ids": [1], "completions": None,
+            "cumulative_logprob": None, "logprobs": None, "prompt_logprobs": None,
             "finish_reason": "stop", "stop_reason": "2", "error_code": None, "error": None,
             "num_prompt_tokens": 2, "num_output_tokens": 9, "num_cached_tokens": 1,
             "queue_s": 0.25, "ttft_s": None, "tpot_s": None, "e2e_s": None, "peak_blocks": 3,
@@ -79,11 +90,55 @@ def test_several_answers_to_one_prompt_are_all_kept(tmp_path: Path) -> None:
         *[None] * 3,
         [
             {"index": 0, "text": "a", "token_ids": [1], "finish_reason": "stop",
-             "stop_reason": "2"},
-            {"index": 1, "text": "b", "token_ids": [], "finish_reason": "length",
-             "stop_reason": None},
+             "stop_reason": "2", "cumulative_logprob": None, "logprobs": None},
+            {"index": 1, "text": "b", "token_ids": [3], "finish_reason": "length",
+             "stop_reason": None, "cumulative_logprob": -0.5,
+             "logprobs": [[{"token_id": 3, "token": "b", "logprob": -0.5, "rank": 1}]]},
         ],
     ]  # fmt: skip
+
+
+def test_log_probabilities_are_lists_by_token_and_candidate(tmp_path: Path) -> None:
+    likely = Logprob(logprob=-0.25, rank=1, decoded_token="é")
+    chosen = Logprob(logprob=-2.5, rank=7, decoded_token="b")
+    completion = dataclasses.replace(
+        TWO_COMPLETIONS[1], logprobs=[{3: chosen, 9: likely}, {}, {9: likely}]
+    )
+    output = dataclasses.replace(make_output([completion]), prompt_logprobs=[None, {9: likely}])
+    answer = answer_of(parsed({"prompt": "Hi"}), output)
+    rows = [make_answer(0), dataclasses.replace(answer, row_index=1), make_answer(2)]
+
+    table = write_answers(tmp_path / "o", rows, rows_per_part=2)
+
+    as_likely = {"token_id": 9, "token": "é", "logprob": -0.25, "rank": 1}
+    as_chosen = {"token_id": 3, "token": "b", "logprob": -2.5, "rank": 7}
+    assert table.column("logprobs").to_pylist() == [
+        None, [[as_chosen, as_likely], [], [as_likely]], None,
+    ]  # fmt: skip
+    assert table.column("prompt_logprobs").to_pylist() == [None, [None, [as_likely]], None]
+    assert table.column("cumulative_logprob").to_pylist() == [None, -0.5, None]
+
+
+def test_log_probabilities_count_as_memory(tmp_path: Path) -> None:
+    entry = Logprob(logprob=-0.25, rank=1, decoded_token="a")
+    packed = PackedLogprobs.of([{3: entry}] * (1 << 20))
+
+    with AnswerWriter(tmp_path / "o", manifest=MANIFEST, rows_per_part=100) as writer:
+        for index in range(3):
+            writer.write(make_answer(index, logprobs=packed))
+
+        assert list(tmp_path.glob("o.parts/part-*"))
+
+
+def test_an_answer_that_lost_its_form_is_a_failed_row() -> None:
+    completion = CompletionOutput(
+        index=0, text="{", token_ids=[1], finish_reason="error", stop_reason="too complex"
+    )
+
+    answer = answer_of(parsed({"prompt": "Hi"}), make_output([completion]))
+
+    assert (answer.finish_reason, answer.stop_reason) == ("error", None)
+    assert (answer.error_code, answer.error) == ("structure_failed", "too complex")
 
 
 def test_an_answer_that_was_not_finished_is_called_cancelled() -> None:
@@ -296,7 +351,7 @@ except DatasetError as error:
 """
 
 
-@pytest.mark.parametrize(("limit", "failing"), [(8000, "part-000000"), (20_000, "merged")])
+@pytest.mark.parametrize(("limit", "failing"), [(8000, "part-000000"), (26_000, "merged")])
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(
     tmp_path: Path, limit: int, failing: str
 ) -> None:

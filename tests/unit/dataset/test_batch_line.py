@@ -59,8 +59,6 @@ def test_features_that_are_switched_off_are_no_features() -> None:
     [
         ("stream", True),
         ("tools", []),
-        ("logprobs", 0),
-        ("response_format", {"type": "json_object"}),
         ("prompt", "Hi"),
         ("temprature", 1),
     ],
@@ -68,6 +66,55 @@ def test_features_that_are_switched_off_are_no_features() -> None:
 def test_what_is_not_supported_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(InvalidParamsError, match=rf"body\.{key} is not supported"):
         parsed(chat_line(**{key: value}))
+
+
+@pytest.mark.parametrize(
+    ("body", "changes"),
+    [
+        ({"logprobs": True}, {"logprobs": 0}),
+        ({"logprobs": True, "top_logprobs": 5}, {"logprobs": 5}),
+        ({"logit_bias": {"7": -100}, "n": 2}, {"logit_bias": {7: -100.0}, "n": 2}),
+        (
+            {"response_format": {"type": "json_object"}},
+            {"structured_outputs": {"json_object": True}},
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "a"}}}},
+            {"structured_outputs": {"json": {"type": "a"}}},
+        ),
+    ],
+)
+def test_a_body_says_some_things_in_words_of_its_own(
+    body: dict[str, object], changes: dict[str, object]
+) -> None:
+    assert parsed(chat_line(**body)).sampling_params == DEFAULTS.updated(changes)
+
+
+def test_a_completion_says_how_many_log_probabilities_it_wants() -> None:
+    line = completion_line("Hi")
+    line["body"] = {"prompt": "Hi", "logprobs": 3, "best_of": 4}
+
+    assert parsed(line).sampling_params == DEFAULTS.updated({"logprobs": 3, "best_of": 4})
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            {"logprobs": 0},
+            r"body\.logprobs must be true or false, got 0 .*top_logprobs",
+        ),
+        (
+            {"top_logprobs": 3},
+            r"top_logprobs needs body\.logprobs to be true, got 3",
+        ),
+        ({"logprobs": True, "top_logprobs": 30}, r"logprobs must be in \[0, 20\], got 30"),
+        ({"response_format": {"type": "json_schema"}}, r"body\.response_format must have the type"),
+    ],
+)
+def test_what_makes_no_sense_in_a_body_is_refused(body: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidParamsError, match=message):
+        parsed(chat_line(**body))
 
 
 def test_two_different_lengths_are_refused() -> None:
