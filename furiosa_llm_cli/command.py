@@ -8,10 +8,11 @@ import click
 
 INPUT_AND_OUTPUT = "Input and output"
 WORKLOAD = "Workload"
+ARTIFACT = "Artifact"
 SAMPLING = "Sampling"
 ENGINE = "Engine"
 DISPLAY = "Display"
-SECTIONS = (INPUT_AND_OUTPUT, WORKLOAD, SAMPLING, ENGINE, DISPLAY)
+SECTIONS = (INPUT_AND_OUTPUT, WORKLOAD, ARTIFACT, SAMPLING, ENGINE, DISPLAY)
 
 
 class SectionedOption(click.Option):
@@ -29,6 +30,8 @@ class SectionedCommand(click.Command):
         """Writes the options, section by section."""
         records: dict[str, list[tuple[str, str]]] = {section: [] for section in SECTIONS}
         for param in self.get_params(ctx):
+            if isinstance(param, click.Argument):
+                continue  # the text above the options tells of them
             record = param.get_help_record(ctx)
             if record is not None:
                 records[getattr(param, "section", DISPLAY)].append(record)

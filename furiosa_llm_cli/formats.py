@@ -26,6 +26,13 @@ def gibibytes(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:,.1f} GiB"
 
 
+def data_size(num_bytes: int) -> str:
+    """Returns `23.5 GiB`, and `3.2 MiB` where that says more."""
+    if num_bytes >= 2**29:
+        return gibibytes(num_bytes)
+    return f"{num_bytes / 2**20:,.1f} MiB"
+
+
 def duration(seconds: float) -> str:
     """Returns `4.5 s`, `45 s`, `3 min 05 s` or `2 h 03 min`."""
     if seconds < 9.95:

@@ -8,16 +8,25 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import click
 
+from furiosa_llm.artifact_builder.options import BuildOptions
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.errors import InvalidParamsError
 from furiosa_llm.options import Option, options_of
 from furiosa_llm.sampling_params import SamplingParams
-from furiosa_llm_cli.command import DISPLAY, ENGINE, INPUT_AND_OUTPUT, SAMPLING, SectionedOption
+from furiosa_llm_cli.command import (
+    ARTIFACT,
+    DISPLAY,
+    ENGINE,
+    INPUT_AND_OUTPUT,
+    SAMPLING,
+    SectionedOption,
+)
 from furiosa_llm_cli.config_file import config_option
 from furiosa_llm_cli.param_types import TemplateType, click_type
 
@@ -33,6 +42,13 @@ class _Default:
 
 
 _SHORT_FLAGS = {"model": "-m"}
+_BUILD_SHORT_FLAGS = {
+    "tensor_parallel_size": "-tp",
+    "pipeline_parallel_size": "-pp",
+    "data_parallel_size": "-dp",
+    "prefill_buckets": "-pb",
+    "decode_buckets": "-db",
+}
 _ENGINE_DEFAULTS = {"is_offline": _Default(True)}
 _SAMPLING_DEFAULTS = {
     "temperature": _Default(0.0, "0, greedy"),
@@ -61,7 +77,18 @@ def engine_options(command: Command) -> Command:
         target="engine_args",
         section=ENGINE,
         defaults=_ENGINE_DEFAULTS,
-        first_section=INPUT_AND_OUTPUT,
+        short_flags=_SHORT_FLAGS,
+    )
+
+
+def build_options(command: Command) -> Command:
+    """Adds the options of `BuildOptions`; the command gets `options`."""
+    return _from_dataclass(
+        command,
+        BuildOptions,
+        target="options",
+        section=ARTIFACT,
+        short_flags=_BUILD_SHORT_FLAGS,
     )
 
 
@@ -73,7 +100,6 @@ def sampling_options(command: Command) -> Command:
         target="sampling_params",
         section=SAMPLING,
         defaults=_SAMPLING_DEFAULTS,
-        first_section=SAMPLING,
     )
 
 
@@ -150,8 +176,8 @@ def _from_dataclass(
     *,
     target: str,
     section: str,
-    defaults: Mapping[str, _Default],
-    first_section: str,
+    defaults: Mapping[str, _Default] = MappingProxyType({}),
+    short_flags: Mapping[str, str] = MappingProxyType({}),
 ) -> Command:
     """Adds the options of a dataclass. A required one stands in the first section."""
     entries = list(options_of(owner))
@@ -171,14 +197,17 @@ def _from_dataclass(
             _click_option(
                 entry,
                 defaults.get(entry.name, _Default(entry.default)),
-                first_section if entry.required else section,
+                INPUT_AND_OUTPUT if entry.required else section,
+                short_flags.get(entry.name),
             )
             for entry in entries
         ),
     )
 
 
-def _click_option(entry: Option, default: _Default, section: str) -> Callable[[Command], Command]:
+def _click_option(
+    entry: Option, default: _Default, section: str, short_flag: str | None
+) -> Callable[[Command], Command]:
     settings: dict[str, Any] = {"help": entry.help}
     if entry.required:
         settings["required"] = True
@@ -187,9 +216,8 @@ def _click_option(entry: Option, default: _Default, section: str) -> Callable[[C
         settings["show_default"] = default.shown or default.value not in (None, ())
     if entry.is_flag:
         return option(f"{entry.flag}/--no-{entry.flag[2:]}", section=section, **settings)
-    flags = [_SHORT_FLAGS[entry.name]] if entry.name in _SHORT_FLAGS else []
     return option(
-        *flags,
+        *([] if short_flag is None else [short_flag]),
         entry.flag,
         type=click_type(entry),
         metavar=entry.metavar,

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from furiosa_llm.artifact.defaults import resolve_engine_args
 from furiosa_llm.batch_summary import BatchSummary, Progress, Tally
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.answer import AnswerRow, answer_of, error_answer
@@ -72,6 +73,8 @@ def run_batch_job(
         DatasetError: The input cannot be read or the output cannot be written.
         ModelLoadError: The model cannot be loaded.
     """
+    # Here already, so that the manifest tells what an artifact decided.
+    job = dataclasses.replace(job, engine_args=resolve_engine_args(job.engine_args))
     return _Batch(job, on_progress or _ignore).run()
 
 

@@ -8,12 +8,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from furiosa_llm.devices import parse_devices
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.options import add_arguments, option, parse_bool, parse_optional, parse_size
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 TOKENIZER_MODES = ("auto", "slow")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+DEFAULT_MAX_NUM_SEQS = 256
+DEFAULT_MAX_NUM_BATCHED_TOKENS = 1024
 _POSITIVE = (
     "max_num_seqs",
     "max_num_batched_tokens",
@@ -55,7 +58,10 @@ class EngineArgs:
         choices=TOKENIZER_MODES,
     )
     dtype: str = option(
-        "Type of weights and activations; auto is float32 on a CPU.", default="auto", choices=DTYPES
+        "Type of weights and activations; auto is the one that an artifact was built for, else "
+        "float32 on a CPU.",
+        default="auto",
+        choices=DTYPES,
     )
     seed: int = option("Seed of every random draw.", parse=int, default=0)
     devices: str | None = option(
@@ -78,7 +84,7 @@ class EngineArgs:
         metavar="N",
     )
     data_parallel_size: int | None = option(
-        "Replicas of the model; as many as the devices hold if not given.",
+        "Replicas of the model; the artifact's, else as many as the devices hold, if not given.",
         parse=parse_optional(int),
         default=None,
         metavar="N",
@@ -96,19 +102,29 @@ class EngineArgs:
         metavar="FOLDER",
     )
     max_model_len: int | None = option(
-        "Longest prompt plus answer, in tokens; the model's own limit if not given.",
+        "Longest prompt plus answer, in tokens; the artifact's, else the model's own limit, if not "
+        "given.",
         parse=parse_optional(parse_size),
         default=None,
         metavar="SIZE",
     )
-    max_num_seqs: int = option(
-        "Most requests that run at once.", parse=parse_size, default=256, metavar="SIZE"
+    max_num_seqs: int | None = option(
+        f"Most requests that run at once; the artifact's, else {DEFAULT_MAX_NUM_SEQS}, if not "
+        "given.",
+        parse=parse_optional(parse_size),
+        default=None,
+        metavar="SIZE",
     )
-    max_num_batched_tokens: int = option(
-        "Most tokens in one step.", parse=parse_size, default=1024, metavar="SIZE"
+    max_num_batched_tokens: int | None = option(
+        f"Most tokens in one step; the artifact's, else {DEFAULT_MAX_NUM_BATCHED_TOKENS}, if not "
+        "given.",
+        parse=parse_optional(parse_size),
+        default=None,
+        metavar="SIZE",
     )
     paged_attention_num_blocks: int | None = option(
-        "KV-cache blocks of each layer; chosen from free memory if not given.",
+        "KV-cache blocks of each layer; the artifact's, else chosen from free memory, if not "
+        "given.",
         parse=parse_optional(parse_size),
         default=None,
         metavar="SIZE",
@@ -120,7 +136,8 @@ class EngineArgs:
         "Keep blocks of finished requests for others that start alike.", default=True, is_flag=True
     )
     prefill_chunk_size: int | None = option(
-        "Most prompt tokens of one request in one step; no limit of its own if not given.",
+        "Most prompt tokens of one request in one step; the artifact's, else no limit of its own, "
+        "if not given.",
         parse=parse_optional(parse_size),
         default=None,
         metavar="SIZE",
@@ -139,8 +156,8 @@ class EngineArgs:
         metavar="SIZE",
     )
     spare_blocks_ratio: float | None = option(
-        "Share of blocks that admission leaves free for running requests to grow into; "
-        "0 offline and 0.2 online if not given.",
+        "Share of blocks that admission leaves free for running requests to grow into; the "
+        "artifact's, else 0 offline and 0.2 online, if not given.",
         parse=parse_optional(float),
         default=None,
         metavar="RATIO",
@@ -161,14 +178,11 @@ class EngineArgs:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            raise ConfigError(
-                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
-                f"max_num_seqs ({self.max_num_seqs}), so that every running request can have one "
-                "token in a step"
-            )
+        require_room_for_each(self.max_num_batched_tokens, self.max_num_seqs)
         if self.spare_blocks_ratio is not None:
             require_ratio(self.spare_blocks_ratio)
+        if self.devices is not None:
+            parse_devices(self.devices)
         _require_one_of("dtype", self.dtype, DTYPES)
         _require_one_of("tokenizer_mode", self.tokenizer_mode, TOKENIZER_MODES)
         _require_one_of("paged_attention_block_size", self.paged_attention_block_size, BLOCK_SIZES)
@@ -216,6 +230,22 @@ class CacheConfig:
 def _require_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def require_room_for_each(max_num_batched_tokens: int | None, max_num_seqs: int | None) -> None:
+    """Refuses steps that are too small for the requests that run; None is not decided yet.
+
+    Raises:
+        ConfigError: Fewer tokens than requests are allowed.
+    """
+    if max_num_batched_tokens is None or max_num_seqs is None:
+        return
+    if max_num_batched_tokens < max_num_seqs:
+        raise ConfigError(
+            f"max_num_batched_tokens ({max_num_batched_tokens}) must be at least "
+            f"max_num_seqs ({max_num_seqs}), so that every running request can have one "
+            "token in a step"
+        )
 
 
 def require_ratio(ratio: float) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from furiosa_llm.artifact.defaults import resolve_engine_args
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
@@ -84,10 +85,13 @@ class LLMEngine:
     def from_engine_args(cls, args: EngineArgs) -> LLMEngine:
         """Loads the model and builds the engine around it.
 
+        Of an artifact, options that were not given have the values that it was built with.
+
         Raises:
             ModelLoadError: The model or its tokenizer cannot be loaded or is not supported.
             ConfigError: An option does not go with the model or with this machine.
         """
+        args = resolve_engine_args(args)
         placement = place(args, cores=usable_cores(), num_gpus=torch.cuda.device_count())
         if not placement.is_one_process:
             return cls._with_replicas(args, placement)

@@ -7,7 +7,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from furiosa_llm.config import EngineArgs, require_ratio
+from furiosa_llm.config import (
+    DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    DEFAULT_MAX_NUM_SEQS,
+    EngineArgs,
+    require_ratio,
+    require_room_for_each,
+)
 from furiosa_llm.errors import ConfigError
 
 _COUNTS = (
@@ -48,8 +54,8 @@ class SchedulerConfig:
     spare_blocks_ratio: float = 0.0
     is_offline: bool = False
     prefill_chunk_size: int | None = None
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 1024
+    max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
+    max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -57,6 +63,7 @@ class SchedulerConfig:
             if field.name in _COUNTS and value is not None and value < 1:
                 raise ConfigError(f"{field.name} must be at least 1, got {value}")
         require_ratio(self.spare_blocks_ratio)
+        require_room_for_each(self.max_num_batched_tokens, self.max_num_seqs)
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> SchedulerConfig:
@@ -71,8 +78,8 @@ class SchedulerConfig:
             spare_blocks_ratio=ratio,
             is_offline=is_offline,
             prefill_chunk_size=args.prefill_chunk_size,
-            max_num_seqs=args.max_num_seqs,
-            max_num_batched_tokens=args.max_num_batched_tokens,
+            max_num_seqs=args.max_num_seqs or DEFAULT_MAX_NUM_SEQS,
+            max_num_batched_tokens=args.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS,
         )
 
     def export(self, path: str | Path) -> None:

@@ -160,7 +160,9 @@ def test_a_bad_value_is_one_clear_line(batch: FakeBatch, args: list[str], messag
 
 
 def test_options_that_do_not_go_together_are_one_clear_line(batch: FakeBatch) -> None:
-    outcome = invoke("run", *REQUIRED, "--max-num-batched-tokens", "64")
+    sizes = ("--max-num-batched-tokens", "64", "--max-num-seqs", "256")
+
+    outcome = invoke("run", *REQUIRED, *sizes)
 
     assert (outcome.exit_code, batch.jobs) == (2, [])
     assert outcome.stderr == (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from furiosa_llm.artifact.defaults import resolve_engine_args
 from furiosa_llm.benchmark.figures import LATENCIES, BenchmarkSummary, Repetition, summarise
 from furiosa_llm.benchmark.workload import BenchmarkPrompt, PromptSource, Workload
 from furiosa_llm.config import EngineArgs
@@ -42,7 +44,7 @@ class BenchmarkResult:
     """What was measured.
 
     Attributes:
-        spec: What was asked for.
+        spec: What was asked for, with the engine's options as they were decided.
         started_at: Date and time in UTC.
         startup_seconds: Until the model was ready; in no rate.
         num_blocks: Blocks of the KV cache.
@@ -79,8 +81,11 @@ def run_benchmark(
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     report("loading the model")
     start = time.perf_counter()
-    engine = LLMEngine.from_engine_args(spec.engine_args)
+    args = resolve_engine_args(spec.engine_args)
+    engine = LLMEngine.from_engine_args(args)
     startup_seconds = time.perf_counter() - start
+    decided = dataclasses.asdict(engine.limits.scheduler_config)
+    spec = dataclasses.replace(spec, engine_args=dataclasses.replace(args, **decided))
     prompts = PromptSource(
         spec.workload, engine, params=spec.sampling_params, seed=spec.engine_args.seed
     )

@@ -21,7 +21,12 @@ def block_bytes(shapes: Sequence[LayerShape], block_size: int) -> int:
 
 
 def choose_num_blocks(
-    args: EngineArgs, shapes: Sequence[LayerShape], *, max_model_len: int, available_bytes: int
+    args: EngineArgs,
+    shapes: Sequence[LayerShape],
+    *,
+    max_model_len: int,
+    max_num_seqs: int,
+    available_bytes: int,
 ) -> int:
     """Returns the number given, else what free memory holds and the running requests can use.
 
@@ -45,7 +50,7 @@ def choose_num_blocks(
             "are free; lower --paged-attention-block-size or free some memory"
         )
     num_blocks_of_longest = -(-max_model_len // args.paged_attention_block_size)
-    return min(num_fitting, num_blocks_of_longest * args.max_num_seqs)
+    return min(num_fitting, num_blocks_of_longest * max_num_seqs)
 
 
 def allocate(

@@ -134,6 +134,7 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
         ModelLoadError: The checkpoint is missing, damaged or not supported.
         ConfigError: An option does not go with the model or the memory.
     """
+    scheduler_config = SchedulerConfig.from_engine_args(args)  # before minutes of loading
     loaded = load_model(args.model, dtype=dtype_of(args), trust_remote_code=args.trust_remote_code)
     loaded.model.to(device)
     max_model_len = choose_max_model_len(args, loaded)
@@ -141,6 +142,7 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
         args,
         [layer.shape for layer in loaded.layers],
         max_model_len=max_model_len,
+        max_num_seqs=scheduler_config.max_num_seqs,
         available_bytes=kv_cache.available_memory_bytes(torch.device(device)) // num_replicas,
     )
     return PreparedModel.of(

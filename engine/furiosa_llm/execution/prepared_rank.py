@@ -8,6 +8,7 @@ from furiosa_llm.execution.prepared_model import PreparedModel, choose_max_model
 from furiosa_llm.execution.rank_group import RankGroup
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.model_split import ModelSplit
+from furiosa_llm.scheduler_config import SchedulerConfig
 
 
 def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -> PreparedModel:
@@ -24,6 +25,7 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
         RuntimeError: Another rank failed or did not answer in time.
     """
     place = group.place
+    scheduler_config = SchedulerConfig.from_engine_args(args)  # before minutes of loading
     loaded = load_model(
         args.model,
         dtype=dtype_of(args),
@@ -43,6 +45,7 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
         args,
         [layer.shape for layer in loaded.layers],
         max_model_len=max_model_len,
+        max_num_seqs=scheduler_config.max_num_seqs,
         available_bytes=_available_bytes(group) // num_replicas,
     )
     return PreparedModel.of(

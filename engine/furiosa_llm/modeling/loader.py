@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,6 +51,23 @@ class LoadedModel:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOutline:
+    """What a checkpoint is, before its weights are read.
+
+    Attributes:
+        architecture: Class of the model, as `LlamaForCausalLM`.
+        max_model_len: Longest prompt plus answer, in tokens.
+        is_quantised: Whether its weights have a format of their own.
+        uncast_names: Regular expressions of the weights that keep their type.
+    """
+
+    architecture: str
+    max_model_len: int
+    is_quantised: bool
+    uncast_names: tuple[str, ...]
+
+
 def load_model(
     path: str,
     *,
@@ -93,6 +111,53 @@ def load_model(
     )
     part = _take_part(path, model, split)
     return LoadedModel(model=model, layers=tuple(part.layers), info=info, stage=part.stage)
+
+
+def outline_model(path: str, *, dtype: str, trust_remote_code: bool = False) -> ModelOutline:
+    """Tells what a checkpoint is, from its `config.json` alone.
+
+    Args:
+        path: A folder or a hub id.
+        dtype: That its weights are to have; `auto` for the one they have.
+        trust_remote_code: Whether to run the checkpoint's own code.
+
+    Raises:
+        ModelLoadError: It is missing, or of an architecture that cannot be served.
+    """
+    transformers_logging.set_verbosity_error()
+    config = _load_config(path, trust_remote_code=trust_remote_code)
+    _refuse_unserved(path, config)
+    is_quantised = getattr(config, "quantization_config", None) is not None
+    return ModelOutline(
+        architecture=(config.architectures or [config.model_type])[0],
+        max_model_len=_max_model_len(config),
+        is_quantised=is_quantised,
+        uncast_names=()
+        if dtype == "auto" or is_quantised
+        else _uncast_names(path, config, getattr(torch, dtype), trust_remote_code),
+    )
+
+
+def _uncast_names(
+    path: str, config: Any, dtype: torch.dtype, trust_remote_code: bool
+) -> tuple[str, ...]:
+    """Returns what keeps its type when transformers loads the model as `dtype`."""
+    try:
+        with torch.device("meta"):  # takes no memory
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelLoadError(
+            f"{path}: cannot make the model of config.json: {_one_line(error)}"
+        ) from error
+    planned = (name.replace("*", ".*") for name in model._get_dtype_plan(dtype))
+    own = (
+        f"^{re.escape(name)}$"
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and value.dtype != dtype
+    )
+    return (*planned, *own)
 
 
 def _load_config(path: str, *, trust_remote_code: bool) -> Any:

@@ -1,0 +1,1 @@
+"""A folder with a model and the options it is loaded with; see `read_artifact`."""

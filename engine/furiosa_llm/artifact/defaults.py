@@ -1,0 +1,49 @@
+"""Options that a user left open take the values that the artifact was built with."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from furiosa_llm.artifact.contents import PARALLEL_SIZES, Artifact
+from furiosa_llm.artifact.reading import is_artifact, read_artifact
+from furiosa_llm.config import EngineArgs
+
+_OF_ARTIFACT = ("devices", *PARALLEL_SIZES)
+_OF_RUNTIME = (
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "prefill_chunk_size",
+    "paged_attention_num_blocks",
+    "npu_queue_limit",
+    "max_processing_samples",
+    "spare_blocks_ratio",
+    "is_offline",
+)
+
+
+def resolve_engine_args(args: EngineArgs) -> EngineArgs:
+    """Fills in what was not given, if the model is an artifact; else returns the same.
+
+    It may be called again on its own result.
+
+    Raises:
+        ModelLoadError: The artifact is damaged.
+        ConfigError: An option that was given does not go with one of the artifact's.
+    """
+    folder = Path(args.model)
+    if not is_artifact(folder):
+        return args
+    defaults = _defaults(read_artifact(folder))
+    taken = {name: value for name, value in defaults.items() if getattr(args, name) is None}
+    if args.dtype == "auto":
+        taken["dtype"] = defaults["dtype"]
+    return dataclasses.replace(args, **taken)
+
+
+def _defaults(artifact: Artifact) -> dict[str, Any]:
+    values = {name: getattr(artifact, name) for name in _OF_ARTIFACT}
+    values.update((name, getattr(artifact.runtime, name)) for name in _OF_RUNTIME)
+    return {**values, "dtype": artifact.runtime.dtype}

@@ -1,0 +1,1 @@
+"""Makes an artifact out of a checkpoint; see `build_artifact`."""
