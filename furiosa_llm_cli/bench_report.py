@@ -41,6 +41,7 @@ def result_facts(result: BenchmarkResult, *, workload: str, import_seconds: floa
     facts = [
         ("model", result.spec.engine_args.model),
         ("workload", f"{workload}; {len(result.repetitions)} repetitions"),
+        ("engine", result.placement),
         (
             "start-up",
             f"{duration(import_seconds + result.startup_seconds)}, not counted "
@@ -117,6 +118,7 @@ def write_json(
         "machine": machine,
         "versions": versions,
         **_spec_json(result),
+        "placement": result.placement,
         "num_blocks": result.num_blocks,
         "block_size": result.block_size,
         "num_unreadable": result.num_unreadable,

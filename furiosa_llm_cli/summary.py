@@ -45,6 +45,7 @@ def summary_facts(summary: BatchSummary, *, import_seconds: float) -> list[Fact]
             f"{_per_second(summary.num_output_tokens, seconds)} tokens/s out, "
             f"{_per_second(num_tokens, seconds)} in and out",
         ),
+        ("engine", summary.placement),
         (
             "start-up",
             f"{duration(import_seconds + summary.startup_seconds)} "

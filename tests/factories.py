@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from furiosa_llm.config import CacheConfig, ModelInfo
-from furiosa_llm.llm_engine import LLMEngine, Prompt
+from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.outputs import RequestOutput
+from furiosa_llm.prompt_intake import Prompt
 from furiosa_llm.request import Request
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_config import SchedulerConfig

@@ -19,6 +19,7 @@ from furiosa_llm.execution.prepared_rank import prepare_rank
 from furiosa_llm.execution.rank_group import RankPlace, join
 from furiosa_llm.execution.step_queue import SerialExecutor, StepRunner
 from furiosa_llm.llm_engine import LLMEngine
+from furiosa_llm.replicas.placement import Placement, ProcessPlace
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from furiosa_llm.tokenization import Tokenizer
 
@@ -76,7 +77,10 @@ class RankProcesses:
         core = EngineCore(
             executor=SerialExecutor(self), tokenizer=tokenizer, limits=limits[0], seed=args.seed
         )
-        return LLMEngine(core=core, tokenizer=tokenizer)
+        place = ProcessPlace(device="cpu")
+        return LLMEngine(
+            core=core, tokenizer=tokenizer, placement=Placement(replicas=(((place,),),))
+        )
 
     def execute(self, step: SchedulerOutput) -> StepResult:
         """Runs a step on all ranks."""

@@ -14,7 +14,11 @@ from furiosa_llm.errors import (
     DatasetError,
     EngineError,
     FuriosaLLMError,
+    InvalidParamsError,
+    InvalidRowError,
     ModelLoadError,
+    NeverFitsError,
+    PromptTooLongError,
     RequestError,
 )
 from furiosa_llm.outputs import (
@@ -25,14 +29,19 @@ from furiosa_llm.outputs import (
     StepStats,
 )
 from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
+from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.structured_outputs import StructuredOutputs
 
 if TYPE_CHECKING:
+    from furiosa_llm.async_llm_engine import AsyncLLMEngine
     from furiosa_llm.batch_job import BatchJob, run_batch_job
     from furiosa_llm.batch_summary import BatchSummary
+    from furiosa_llm.llm import LLM
     from furiosa_llm.llm_engine import LLMEngine
 
 __all__ = [
+    "LLM",
+    "AsyncLLMEngine",
     "BatchJob",
     "BatchSummary",
     "CompletionOutput",
@@ -41,20 +50,27 @@ __all__ = [
     "EngineArgs",
     "EngineError",
     "FuriosaLLMError",
+    "InvalidParamsError",
+    "InvalidRowError",
     "LLMEngine",
     "Logprob",
     "ModelLoadError",
+    "NeverFitsError",
+    "PromptTooLongError",
     "RequestError",
     "RequestMetrics",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "SchedulerConfig",
     "StepStats",
     "StructuredOutputs",
     "run_batch_job",
 ]
 
 _LAZY_MODULES = {
+    "LLM": "furiosa_llm.llm",
+    "AsyncLLMEngine": "furiosa_llm.async_llm_engine",
     "BatchJob": "furiosa_llm.batch_job",
     "BatchSummary": "furiosa_llm.batch_summary",
     "LLMEngine": "furiosa_llm.llm_engine",
@@ -68,3 +84,6 @@ if not TYPE_CHECKING:  # out of mypy's sight, so that it still finds a misspelt 
         if name not in _LAZY_MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(_LAZY_MODULES[name]), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -98,6 +98,15 @@ class _Batch:
             check_side_file(job.step_stats, source.paths, target, overwrite=job.overwrite)
         self._on_progress(Progress(phase="loading"))
         engine = LLMEngine.from_engine_args(job.engine_args)
+        try:
+            return self._run_on(engine, source, startup_seconds=time.monotonic() - started)
+        finally:
+            engine.shutdown()
+
+    def _run_on(
+        self, engine: LLMEngine, source: RowSource, *, startup_seconds: float
+    ) -> BatchSummary:
+        job = self._job
         loaded = time.monotonic()
         self._count_rows(source)
         manifest = _manifest(job, source, engine)
@@ -115,8 +124,9 @@ class _Batch:
         notes = _notes(job, self._tally, writer.renamed)
         return self._tally.summary(
             output=Path(job.output),
+            placement=str(engine.placement),
             cache_config=engine.limits.cache_config,
-            startup_seconds=loaded - started,
+            startup_seconds=startup_seconds,
             answer_seconds=answered - loaded,
             write_seconds=time.monotonic() - answered,
             notes=notes,
@@ -233,6 +243,7 @@ def _manifest(job: BatchJob, source: RowSource, engine: LLMEngine) -> Manifest:
             **dataclasses.asdict(args),
             **options,
             **dataclasses.asdict(engine.limits.scheduler_config),
+            "placement": str(engine.placement),
             "num_blocks": engine.limits.cache_config.num_blocks,
             "max_model_len": engine.limits.model_info.max_model_len,
         },

@@ -74,7 +74,8 @@ class BatchSummary:
         num_output_tokens: Tokens of all answers.
         num_preemptions: Times that a request gave its blocks back.
         peak_kv_cache_usage: Largest share of blocks held, from 0 to 1.
-        num_blocks: Blocks of the KV cache.
+        placement: How many replicas ran, and on what.
+        num_blocks: Blocks of each replica's KV cache.
         block_size: Tokens in one of them.
         startup_seconds: Until the model was ready.
         answer_seconds: From then until the last row was answered.
@@ -94,6 +95,7 @@ class BatchSummary:
     num_output_tokens: int
     num_preemptions: int
     peak_kv_cache_usage: float
+    placement: str
     num_blocks: int
     block_size: int
     startup_seconds: float
@@ -192,6 +194,7 @@ class Tally:
         self,
         *,
         output: Path,
+        placement: str,
         cache_config: CacheConfig,
         startup_seconds: float,
         answer_seconds: float,
@@ -209,6 +212,7 @@ class Tally:
             num_output_tokens=self.num_output_tokens,
             num_preemptions=self.num_preemptions,
             peak_kv_cache_usage=self.peak_kv_cache_usage,
+            placement=placement,
             num_blocks=cache_config.num_blocks,
             block_size=cache_config.block_size,
             startup_seconds=startup_seconds,

@@ -83,7 +83,7 @@ class SchedulerConfig:
         )
 
     def export(self, path: str | Path) -> None:
-        """Writes the configuration as JSON."""
+        """Writes the configuration as JSON, for `load` to read."""
         Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", "utf-8")
 
     @classmethod
@@ -108,4 +108,7 @@ class SchedulerConfig:
             wanted = _JSON_TYPES[str(known[name].type)]
             if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
                 raise ConfigError(f"{path}: {name} must be {known[name].type}, got {value!r}")
-        return cls(**content)
+        try:
+            return cls(**content)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error

@@ -74,19 +74,30 @@ class Tokenizer:
         Raises:
             InvalidRowError: There is no template, or it refuses the messages.
         """
+        return self.encode_rendered(self.render_chat(messages))
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Tokenizes what the chat template wrote: its special tokens, and no others."""
+        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return token_ids
+
+    def render_chat(self, messages: Sequence[Mapping[str, object]]) -> str:
+        """Turns messages into a prompt by the chat template, ready for the next answer.
+
+        Raises:
+            InvalidRowError: There is no template, or it refuses the messages.
+        """
         if self._tokenizer.chat_template is None:
             raise InvalidRowError(
                 "the tokenizer has no chat template; give `prompt` in place of `messages`"
             )
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: str = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise InvalidRowError(f"the chat template refuses the messages: {error}") from error
-        # The template writes the special tokens itself.
-        token_ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return token_ids
+        return text
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Turns tokens back into text."""

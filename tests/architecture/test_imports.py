@@ -42,5 +42,10 @@ def test_running_a_batch_loads_no_library_that_it_does_not_need() -> None:
     assert loaded.isdisjoint({"datasets", "pandas"})
 
 
-def test_every_public_name_is_there() -> None:
-    assert all(hasattr(furiosa_llm, name) for name in furiosa_llm.__all__)
+def test_every_public_name_is_there_and_documented() -> None:
+    docs = {name: getattr(furiosa_llm, name).__doc__ or "" for name in furiosa_llm.__all__}
+
+    assert [name for name, doc in docs.items() if not doc.strip()] == []
+    # What dataclasses write themselves is the signature.
+    assert [name for name, doc in docs.items() if doc.startswith(f"{name}(")] == []
+    assert set(furiosa_llm.__all__) <= set(dir(furiosa_llm))

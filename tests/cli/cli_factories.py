@@ -42,6 +42,7 @@ def make_summary(**changes: Any) -> BatchSummary:
         "num_output_tokens": 5000,
         "num_preemptions": 2,
         "peak_kv_cache_usage": 0.345,
+        "placement": "2 replicas, 1 thread each, on cpu",
         "num_blocks": 4096,
         "block_size": 32,
         "startup_seconds": 1.25,

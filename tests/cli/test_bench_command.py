@@ -48,6 +48,7 @@ def make_result() -> BenchmarkResult:
         ),
         started_at="2026-01-01T00:00:00+00:00",
         startup_seconds=0.5,
+        placement="2 replicas, 1 thread each, on cpu",
         num_blocks=1000,
         block_size=32,
         num_unreadable=2,
@@ -61,6 +62,7 @@ def test_a_plain_report_has_every_figure() -> None:
         """\
 model            m
 workload         4 prompts; 2 repetitions
+engine           2 replicas, 1 thread each, on cpu
 start-up         4.5 s, not counted (libraries 4.0 s, model 0.5 s)
 requests/s       3.0 ± 1.4
 prompt tokens/s  300 ± 141
@@ -101,7 +103,11 @@ def test_bench_measures_random_prompts_and_writes_everything_as_json(tmp_path: P
     content = json.loads(path.read_text(encoding="utf-8"))
     assert outcome.exit_code == 0
     assert "random prompts of 4 to 8 tokens, answers of 3; 2 repetitions" in outcome.stdout
-    assert outcome.stderr.splitlines()[:2] == ["loading the model", "warm-up 1 of 1"]
+    assert outcome.stderr.splitlines()[:3] == [
+        "loading the model",
+        "running 1 replica, on cpu",
+        "warm-up 1 of 1",
+    ]
     assert content["workload"] == {
         "kind": "RandomWorkload",
         "num_prompts": 4,

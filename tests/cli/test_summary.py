@@ -44,6 +44,7 @@ right answers  63 of 70 (90 %)
 tokens in      12,000, of them 3,000 (25 %) from the prefix cache
 tokens out     5,000
 speed          500 tokens/s out, 1,700 in and out
+engine         2 replicas, 1 thread each, on cpu
 start-up       5.2 s (libraries 4.0 s, model 1.2 s)
 answering      10 s
 writing        0.2 s

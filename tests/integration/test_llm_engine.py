@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from furiosa_llm.config import EngineArgs
-from furiosa_llm.errors import ConfigError, ModelLoadError, RequestError
+from furiosa_llm.errors import ConfigError, EngineError, ModelLoadError, RequestError
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
@@ -165,7 +165,11 @@ def test_without_max_tokens_an_answer_may_fill_the_context(engine: LLMEngine) ->
     ("request_id", "prompt", "message"),
     [
         (7, "hello", "request_id must be a string"),
+        (None, "hello", "request_id must be a string"),
         ("0", "", "the prompt is empty"),
+        ("0", "\ud800", "the prompt is no Unicode text"),
+        ("0", 5, "a prompt must be a text, .* got '5'"),
+        ("0", {"prompt": None, "prompt_token_ids": None}, "a prompt must be a text"),
         ("0", {"prompt_token_ids": []}, "the prompt is empty"),
         ("0", {"prompt_token_ids": [5, 300]}, "token id 300 is not in the vocabulary of 300"),
         ("0", {"prompt_token_ids": [-1]}, "token id -1 is not in the vocabulary"),
@@ -176,10 +180,13 @@ def test_without_max_tokens_an_answer_may_fill_the_context(engine: LLMEngine) ->
     ],
 )
 def test_a_prompt_that_cannot_be_served_is_refused_with_a_reason(
-    engine: LLMEngine, request_id: str, prompt: str | dict[str, object], message: str
+    engine: LLMEngine, request_id: Any, prompt: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         engine.add_request(request_id, prompt, GREEDY)
+    if request_id == "0":
+        with pytest.raises(RequestError, match=message):
+            engine.check_request(prompt, GREEDY)
 
     assert not engine.has_unfinished_requests()
 
@@ -193,6 +200,80 @@ def test_a_duplicate_id_is_refused_while_the_first_is_unfinished(engine: LLMEngi
     run(engine)
     engine.add_request("twice", "hello", GREEDY)
     assert run(engine)[-1].finished
+
+
+def test_text_beside_tokens_only_stands_in_the_outputs(engine: LLMEngine) -> None:
+    engine.add_request("0", {"prompt": "said", "prompt_token_ids": [5, 6, 7]}, GREEDY)
+
+    output = run(engine)[-1]
+
+    assert (output.prompt, output.prompt_token_ids) == ("said", [5, 6, 7])
+
+
+def test_a_checked_prompt_is_not_taken_in_and_brings_its_tokens(engine: LLMEngine) -> None:
+    checked = engine.check_request("hello", GREEDY)
+
+    assert not engine.has_unfinished_requests()
+    engine.add_request("0", checked, GREEDY)
+    assert run(engine)[-1].outputs == answer_all(engine, ["hello"], GREEDY)[0].outputs
+
+
+def test_a_second_run_brings_the_same_answers(engine: LLMEngine) -> None:
+    params = SamplingParams(temperature=1.0, max_tokens=12, ignore_eos=True, n=2)
+
+    first, second = (answer_all(engine, ["hello", "world"], params) for _ in range(2))
+
+    assert [output.outputs for output in first] == [output.outputs for output in second]
+
+
+def test_an_engine_goes_on_after_everything_was_aborted(engine: LLMEngine) -> None:
+    expected = answer_all(engine, ["hello"], GREEDY)[0].outputs
+    for name in ("one", "two"):
+        engine.add_request(name, "hello", GREEDY)
+    engine.step()
+
+    engine.abort_request("one")
+    engine.abort_request({"two"})
+
+    assert engine.step() == []
+    assert answer_all(engine, ["hello"], GREEDY)[0].outputs == expected
+    assert engine.last_steps[0].num_running == 1
+
+
+def test_an_engine_that_was_shut_down_takes_nothing_in(path: Path) -> None:
+    engine = LLMEngine.from_engine_args(EngineArgs(model=str(path), paged_attention_num_blocks=32))
+    engine.add_request("0", "hello", GREEDY)
+
+    engine.shutdown()
+    engine.shutdown()
+
+    assert engine.step() == []
+    engine.abort_request("0")
+    with pytest.raises(EngineError, match="the engine was shut down; make a new one"):
+        engine.add_request("1", "hello", GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(EngineError("step 7 failed"), "step 7 failed"), (KeyboardInterrupt(), "KeyboardInterrupt")],
+)
+def test_an_engine_that_broke_in_a_step_takes_nothing_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, reason: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    engine = LLMEngine.from_engine_args(EngineArgs(model=str(path), paged_attention_num_blocks=32))
+    engine.add_request("0", "hello", GREEDY)
+    monkeypatch.setattr(engine._core, "step", fail)
+
+    with pytest.raises(type(error)):
+        engine.step()
+
+    assert engine.step() == []
+    with pytest.raises(EngineError, match=f"the engine broke: {reason}; make a new one"):
+        engine.add_request("1", "hello", GREEDY)
+    engine.shutdown()
 
 
 def test_a_request_that_never_fits_the_cache_is_refused(path: Path) -> None:

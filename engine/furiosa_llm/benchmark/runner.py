@@ -47,7 +47,8 @@ class BenchmarkResult:
         spec: What was asked for, with the engine's options as they were decided.
         started_at: Date and time in UTC.
         startup_seconds: Until the model was ready; in no rate.
-        num_blocks: Blocks of the KV cache.
+        placement: How many replicas ran, and on what.
+        num_blocks: Blocks of each replica's KV cache.
         block_size: Tokens in one of them.
         num_unreadable: Rows of a file that are no prompts, left out.
         repetitions: Each run.
@@ -57,6 +58,7 @@ class BenchmarkResult:
     spec: BenchmarkSpec
     started_at: str
     startup_seconds: float
+    placement: str
     num_blocks: int
     block_size: int
     num_unreadable: int
@@ -84,11 +86,34 @@ def run_benchmark(
     args = resolve_engine_args(spec.engine_args)
     engine = LLMEngine.from_engine_args(args)
     startup_seconds = time.perf_counter() - start
+    report(f"running {engine.placement}")
+    try:
+        prompts = PromptSource(
+            spec.workload, engine, params=spec.sampling_params, seed=spec.engine_args.seed
+        )
+        repetitions = _repeat(spec, engine, prompts, report)
+    finally:
+        engine.shutdown()
     decided = dataclasses.asdict(engine.limits.scheduler_config)
-    spec = dataclasses.replace(spec, engine_args=dataclasses.replace(args, **decided))
-    prompts = PromptSource(
-        spec.workload, engine, params=spec.sampling_params, seed=spec.engine_args.seed
+    return BenchmarkResult(
+        spec=dataclasses.replace(spec, engine_args=dataclasses.replace(args, **decided)),
+        started_at=started_at,
+        startup_seconds=startup_seconds,
+        placement=str(engine.placement),
+        num_blocks=engine.limits.cache_config.num_blocks,
+        block_size=engine.limits.cache_config.block_size,
+        num_unreadable=prompts.num_unreadable,
+        repetitions=tuple(repetitions),
+        summary=summarise(repetitions),
     )
+
+
+def _repeat(
+    spec: BenchmarkSpec,
+    engine: LLMEngine,
+    prompts: PromptSource,
+    report: Callable[[str], None],
+) -> list[Repetition]:
     for index in range(spec.num_warmups):
         report(f"warm-up {index + 1} of {spec.num_warmups}")
         measure(engine, prompts.take(-1 - index)[:_WARMUP_PROMPTS])
@@ -100,16 +125,7 @@ def run_benchmark(
             f"repetition {index + 1} of {spec.num_repetitions}: {run.seconds:.2f} s, "
             f"{run.num_output_tokens / run.seconds:,.1f} tokens/s out"
         )
-    return BenchmarkResult(
-        spec=spec,
-        started_at=started_at,
-        startup_seconds=startup_seconds,
-        num_blocks=engine.limits.cache_config.num_blocks,
-        block_size=engine.limits.cache_config.block_size,
-        num_unreadable=prompts.num_unreadable,
-        repetitions=tuple(repetitions),
-        summary=summarise(repetitions),
-    )
+    return repetitions
 
 
 def measure(engine: LLMEngine, prompts: Sequence[BenchmarkPrompt]) -> Repetition:

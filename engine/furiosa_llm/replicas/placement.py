@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,19 @@ class Placement:
     """The processes of each replica, `[dp][pp][ranks of a stage]`."""
 
     replicas: tuple[tuple[tuple[ProcessPlace, ...], ...], ...]
+
+    def __str__(self) -> str:
+        """Says for people what runs, as `2 replicas, 1 thread each, on cpu`."""
+        first = self.replicas[0][0][0]
+        parts = [counted(self.num_replicas, "replica")]
+        if self.num_processes_of_replica > 1:
+            shape = counted(self.num_stages, "stage")
+            parts.append(f"each {shape} of {counted(self.num_ranks, 'process', 'processes')}")
+        if first.num_threads is not None:
+            parts.append(f"{counted(first.num_threads, 'thread')} each")
+        stages = itertools.chain.from_iterable(self.replicas)
+        devices = dict.fromkeys(process.device for process in itertools.chain.from_iterable(stages))
+        return ", ".join([*parts, "on " + " ".join(devices)])
 
     @property
     def num_replicas(self) -> int:
@@ -97,6 +111,11 @@ def place(args: EngineArgs, *, cores: Sequence[int], num_gpus: int) -> Placement
     if mesh.kind == "npu":
         _logger.warning("NPUs are emulated on this machine's CPU: %s", args.devices)
     return _Placer(mesh, cores, args.threads_per_replica).placement()
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Returns `1 replica`, `2 replicas`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def usable_cores() -> tuple[int, ...]:

@@ -1,0 +1,98 @@
+"""Loads a model and starts what answers prompts with it, in this process or in others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from furiosa_llm.artifact.defaults import resolve_engine_args
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.engine_core import EngineCore
+from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.execution.prepared_model import prepare_model
+from furiosa_llm.execution.step_queue import queue_for
+from furiosa_llm.outputs import RequestOutput, StepStats
+from furiosa_llm.replicas.launcher_process import LauncherProcess
+from furiosa_llm.replicas.messages import Launch
+from furiosa_llm.replicas.placement import Placement, place, usable_cores
+from furiosa_llm.replicas.pool import ReplicaPool
+from furiosa_llm.request import TokenizedPrompt
+from furiosa_llm.tokenization import Tokenizer
+
+
+class Core(Protocol):
+    """What answers tokenized prompts: an `EngineCore` here, or a pool of them elsewhere."""
+
+    @property
+    def limits(self) -> EngineLimits:
+        """What it was built for."""
+
+    @property
+    def last_steps(self) -> list[StepStats]:
+        """The steps that the last call of `step` booked."""
+
+    def add(self, prompt: TokenizedPrompt) -> None:
+        """Takes a prompt in, or refuses it with a RequestError."""
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Gives prompts up."""
+
+    def step(self) -> list[RequestOutput]:
+        """Goes on until there is something to tell."""
+
+    def close(self) -> None:
+        """Ends its threads and processes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedCore:
+    """What answers prompts, and the tokenizer that makes them."""
+
+    core: Core
+    tokenizer: Tokenizer
+    placement: Placement
+
+
+def start_core(args: EngineArgs) -> StartedCore:
+    """Loads the model of `args` and starts the replicas that the devices hold.
+
+    Raises:
+        ModelLoadError: The model or its tokenizer cannot be loaded or is not supported.
+        ConfigError: An option does not go with the model or with this machine.
+        EngineError: A process died while it was started.
+    """
+    args = resolve_engine_args(args)
+    placement = place(args, cores=usable_cores(), num_gpus=torch.cuda.device_count())
+    if placement.is_one_process:
+        return _start_here(args, placement)
+    return _start_replicas(args, placement)
+
+
+def _start_here(args: EngineArgs, placement: Placement) -> StartedCore:
+    (((process,),),) = placement.replicas
+    prepared = prepare_model(args, device=process.device)
+    tokenizer = Tokenizer.from_engine_args(args)
+    runner = prepared.make_runner(process.num_threads)
+    limits = prepared.limits
+    executor = queue_for(runner, limits.scheduler_config.npu_queue_limit)
+    core = EngineCore(executor=executor, tokenizer=tokenizer, limits=limits, seed=args.seed)
+    return StartedCore(core=core, tokenizer=tokenizer, placement=placement)
+
+
+def _start_replicas(args: EngineArgs, placement: Placement) -> StartedCore:
+    launcher = LauncherProcess(Launch(args, placement))
+    with contextlib.ExitStack() as stack:
+        stack.callback(launcher.close)
+        try:
+            tokenizer = Tokenizer.from_engine_args(args)  # while the launcher loads the model
+        except ModelLoadError:
+            launcher.wait_until_ready()  # what is wrong with the model is told first
+            raise
+        core = ReplicaPool(launcher, placement.num_replicas)
+        stack.pop_all()
+    return StartedCore(core=core, tokenizer=tokenizer, placement=placement)

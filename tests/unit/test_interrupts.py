@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from furiosa_llm.interrupts import HeldInterrupt
+
+
+@pytest.fixture
+def calls() -> Iterator[list[int]]:
+    """What a program's own handler of SIGINT was called with."""
+    calls: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: calls.append(number))
+    yield calls
+    signal.signal(signal.SIGINT, previous)
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_waits_until_it_is_delivered(calls: list[int]) -> None:
+    with HeldInterrupt() as interrupt:
+        press()
+        assert calls == []
+        interrupt.deliver()
+        assert calls == [signal.SIGINT]
+        interrupt.deliver()
+
+    assert calls == [signal.SIGINT]
+
+
+def test_leaving_delivers_what_is_held_and_puts_the_handler_back(calls: list[int]) -> None:
+    with HeldInterrupt():
+        press()
+
+    assert len(calls) == 1
+    press()
+    assert len(calls) == 2
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    def work() -> None:
+        with HeldInterrupt():
+            press()
+            press()
+
+    for interrupted in (work, press):  # the handler is put back
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+
+
+def test_an_error_is_not_hidden_by_a_held_interrupt() -> None:
+    def work() -> None:
+        with HeldInterrupt():
+            press()
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        work()
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with HeldInterrupt() as interrupt:
+            press()
+            interrupt.deliver()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_another_thread_leaves_the_handler_alone(calls: list[int]) -> None:
+    handlers = []
+
+    def work() -> None:
+        with HeldInterrupt() as interrupt:
+            handlers.append(signal.getsignal(signal.SIGINT))
+            interrupt.deliver()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert handlers == [signal.getsignal(signal.SIGINT)]
+    assert calls == []
