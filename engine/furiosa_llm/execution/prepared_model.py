@@ -82,9 +82,11 @@ class PreparedModel:
         """Reserves the KV cache and joins it with the model, ready to run steps.
 
         Args:
-            num_threads: To compute with; torch's choice, or one for a small model, if not given.
+            num_threads: To compute with, torch's choice if None; one for a small model, unless
+                the arguments say how many.
         """
-        if num_threads is None and self.loaded.num_parameters < MIN_PARAMETERS_FOR_THREADS:
+        is_small = self.loaded.num_parameters < MIN_PARAMETERS_FOR_THREADS
+        if is_small and self.args.threads_per_replica is None:
             num_threads = 1
         if num_threads is not None:
             torch.set_num_threads(num_threads)
