@@ -163,8 +163,7 @@ class EngineArgs:
         metavar="RATIO",
     )
     is_offline: bool | None = option(
-        "Order the work for throughput, with no one waiting for a single answer; the artifact's "
-        "choice, else False, if not given.",
+        "Order the work for throughput, with no one waiting for a single answer.",
         parse=parse_optional(parse_bool),
         default=None,
         metavar="TRUE|FALSE",

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from furiosa_llm.config import EngineArgs
-from furiosa_llm.errors import InvalidParamsError, InvalidRowError, ModelLoadError
+from furiosa_llm.errors import ConfigError, InvalidParamsError, InvalidRowError, ModelLoadError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a character
@@ -24,6 +24,7 @@ class Tokenizer:
 
         Raises:
             ModelLoadError: There is none, or it cannot be read.
+            ConfigError: The slow one is asked for, and there is none.
         """
         self._tokenizer = _load(path, mode=mode, trust_remote_code=trust_remote_code)
 
@@ -33,6 +34,7 @@ class Tokenizer:
 
         Raises:
             ModelLoadError: There is none, or it cannot be read.
+            ConfigError: The slow one is asked for, and there is none.
         """
         return cls(
             args.tokenizer or args.model,
@@ -185,6 +187,11 @@ def _load(path: str, *, mode: str, trust_remote_code: bool) -> Any:
         raise ModelLoadError(
             f"{path}: cannot load a tokenizer: {_reason(path, error)}; check --tokenizer"
         ) from error
+    if mode == "slow" and tokenizer.is_fast:
+        raise ConfigError(
+            f"{path}: transformers has only a fast tokenizer of this kind "
+            f"({type(tokenizer).__name__}); use --tokenizer-mode auto"
+        )
     return tokenizer
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
-from furiosa_llm.errors import InvalidRowError, ModelLoadError
+from furiosa_llm.errors import ConfigError, InvalidRowError, ModelLoadError
 from furiosa_llm.tokenization import Detokenizer, StopStringFinder, Tokenizer
 from tests.checkpoints import make_tokenizer
 
@@ -89,3 +90,18 @@ def test_messages_without_a_chat_template_are_refused(tmp_path: Path) -> None:
 def test_a_missing_tokenizer_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="cannot load a tokenizer: no such folder"):
         Tokenizer(str(tmp_path / "nothing"))
+
+
+def test_the_slow_tokenizer_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    ByT5Tokenizer().save_pretrained(tmp_path)
+
+    tokenizer = Tokenizer(str(tmp_path), mode="slow")
+
+    assert tokenizer.decode(tokenizer.encode("slow"), skip_special_tokens=True) == "slow"
+
+
+def test_the_slow_tokenizer_is_refused_where_there_is_only_a_fast_one(tmp_path: Path) -> None:
+    make_tokenizer().save_pretrained(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"only a fast tokenizer .* use --tokenizer-mode auto"):
+        Tokenizer(str(tmp_path), mode="slow")
