@@ -30,7 +30,7 @@ from furiosa_llm.artifact_builder.weights import (
 )
 from furiosa_llm.dataset.manifest import installed_versions, utc_now
 from furiosa_llm.errors import ConfigError, DatasetError, ModelLoadError
-from furiosa_llm.modeling.loader import ModelOutline, outline_model
+from furiosa_llm.modeling.model_outline import ModelOutline, outline_model
 from furiosa_llm.tokenization import Tokenizer
 
 _PROGRAM = "furiosa-llm-cli"

@@ -26,11 +26,6 @@ from furiosa_llm.modeling.paged_attention import AttentionBackend, CurrentStep
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.tokenization import Tokenizer
 
-# Below this, threads wait for each other longer than they work: on two cores, 10,000 rows of
-# a model of 0.8 million parameters take as long with one thread as with two, and many times longer
-# with two when another process wants a core.
-MIN_PARAMETERS_FOR_THREADS = 10_000_000
-
 _DTYPES = {
     "auto": torch.float32,
     "float32": torch.float32,
@@ -63,11 +58,15 @@ class PreparedModel:
     ) -> PreparedModel:
         """Joins a loaded model with what was decided for it."""
         keep_compiled(attention_cpu.KERNELS, args.cache_dir)
+        scheduler_config = SchedulerConfig.from_engine_args(args)
+        is_slowed_by_threads = loaded.is_small and loaded.stage is None and device.type == "cpu"
+        if args.npu_queue_limit is None and is_slowed_by_threads:
+            scheduler_config = dataclasses.replace(scheduler_config, npu_queue_limit=1)
         return cls(
             args=args,
             loaded=loaded,
             limits=EngineLimits(
-                scheduler_config=SchedulerConfig.from_engine_args(args),
+                scheduler_config=scheduler_config,
                 cache_config=CacheConfig(
                     num_blocks=num_blocks,
                     block_size=args.paged_attention_block_size,
@@ -85,8 +84,7 @@ class PreparedModel:
             num_threads: To compute with, torch's choice if None; one for a small model, unless
                 the arguments say how many.
         """
-        is_small = self.loaded.num_parameters < MIN_PARAMETERS_FOR_THREADS
-        if is_small and self.args.threads_per_replica is None:
+        if self.loaded.is_small and self.args.threads_per_replica is None:
             num_threads = 1
         if num_threads is not None:
             torch.set_num_threads(num_threads)

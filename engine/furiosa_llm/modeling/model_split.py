@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from furiosa_llm.errors import ConfigError
-from furiosa_llm.modeling import paged_attention
+from furiosa_llm.errors import ConfigError, ModelLoadError
+from furiosa_llm.modeling.attention_probe import find_attention_layers
 from furiosa_llm.modeling.paged_attention import AttentionLayer
 from furiosa_llm.modeling.pipeline_split import PipelineStage, keep_stage
 from furiosa_llm.modeling.tensor_linear import TensorGroup
@@ -34,11 +34,11 @@ class ModelPart:
     """
 
     layers: list[AttentionLayer]
-    num_layers: int
+    num_layers: int | None
     stage: PipelineStage | None
 
 
-def take_part(model: PreTrainedModel, split: ModelSplit | None) -> ModelPart:
+def take_part(model: PreTrainedModel, split: ModelSplit | None, *, max_model_len: int) -> ModelPart:
     """Cuts a model down to one rank's part, and finds the layers that attend.
 
     With several tensor-parallel ranks, all of them have to call this: they sum up what each has.
@@ -47,10 +47,12 @@ def take_part(model: PreTrainedModel, split: ModelSplit | None) -> ModelPart:
         ConfigError: The model cannot be split so.
         ModelLoadError: An attention module works in a way that blocks cannot serve.
     """
-    num_layers: int = model.config.get_text_config().num_hidden_layers
+    num_layers = _num_layers(model)
     if split is None:
         return ModelPart(
-            layers=paged_attention.find_attention_layers(model), num_layers=num_layers, stage=None
+            layers=find_attention_layers(model, max_model_len=max_model_len),
+            num_layers=num_layers,
+            stage=None,
         )
     stage = None
     if split.pipeline_parallel_size > 1:
@@ -60,21 +62,34 @@ def take_part(model: PreTrainedModel, split: ModelSplit | None) -> ModelPart:
         num_layers = stage.num_layers
     if split.tensor_group.size > 1:
         split_weights(model, split.tensor_group)
-    layers = _find_attention_layers(model, stage, split)
+    layers = _find_layers_of_part(model, stage, split, max_model_len=max_model_len)
     for layer in layers:
         _check_heads(model, layer, split.tensor_group.size)
     return ModelPart(layers=layers, num_layers=num_layers, stage=stage)
 
 
-def _find_attention_layers(
-    model: PreTrainedModel, stage: PipelineStage | None, split: ModelSplit
+def _num_layers(model: PreTrainedModel) -> int | None:
+    config = model.config.get_text_config()
+    return getattr(config, "decoder_layers", None) or getattr(config, "num_hidden_layers", None)
+
+
+def _find_layers_of_part(
+    model: PreTrainedModel,
+    stage: PipelineStage | None,
+    split: ModelSplit,
+    *,
+    max_model_len: int,
 ) -> list[AttentionLayer]:
     handles = [] if stage is None else stage.watch()
     # A stage that lacks the output embedding has no logits: only what is below is run.
-    is_headless = stage is not None and not stage.is_last
+    has_logits = stage is None or stage.is_last
     try:
-        return paged_attention.find_attention_layers(model.base_model if is_headless else model)
-    except RuntimeError as error:
+        return find_attention_layers(
+            model if has_logits else model.base_model,
+            max_model_len=max_model_len,
+            has_logits=has_logits,
+        )
+    except ModelLoadError as error:
         raise ConfigError(
             f"{type(model).__name__} cannot be split over {split.tensor_group.size} "
             f"tensor-parallel ranks and {split.pipeline_parallel_size} pipeline stages: {error}"

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PretrainedConfig
 from transformers.masking_utils import AttentionMaskInterface
 
-from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 from furiosa_llm.modeling.step_layout import StepLayout
@@ -64,7 +63,6 @@ class _PagedLayer:
 
     def attend(
         self,
-        module: torch.nn.Module,  # noqa: ARG002 - the recorder below needs it
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -74,51 +72,18 @@ class _PagedLayer:
         return self._backend(query, key, value, self._cache, self._step.layout, params)
 
 
-class _Recorder:
-    """Notes which modules attend, and with what sizes, in place of computing anything."""
-
-    def __init__(self) -> None:
-        self.layers: list[AttentionLayer] = []
-
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        params: AttentionParams,  # noqa: ARG002 - as in _PagedLayer
-    ) -> torch.Tensor:
-        if any(layer.module is module for layer in self.layers):
-            raise ModelLoadError(f"{type(module).__name__} attends twice in one pass")
-        if getattr(module, "is_causal", True) is False:
-            raise ModelLoadError(f"{type(module).__name__} looks at later tokens")
-        _, num_kv_heads, key_size = key.shape
-        shape = LayerShape(num_kv_heads=num_kv_heads, key_size=key_size, value_size=value.shape[-1])
-        self.layers.append(AttentionLayer(module, query.shape[1], shape))
-        return query.new_zeros(*query.shape[:2], value.shape[-1])
-
-
 def register() -> None:
     """Makes `attn_implementation="furiosa_paged"` known to transformers. May be repeated."""
     AttentionInterface.register(ATTENTION_NAME, _attention_forward)
     AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
 
 
-def find_attention_layers(model: torch.nn.Module) -> list[AttentionLayer]:
-    """Runs one token through the model and returns the modules that attend, in order.
-
-    Raises:
-        ModelLoadError: An attention module works in a way that blocks cannot serve.
-    """
-    recorder = _Recorder()
+def use_attention(model: torch.nn.Module, name: str) -> None:
+    """Lets all modules of a model take the attention function of a name, on their next call."""
     for module in model.modules():
-        setattr(module, _ATTRIBUTE, recorder)
-    token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
-    with torch.inference_mode():
-        model(input_ids=token, position_ids=token, use_cache=False)
-    for module in model.modules():
-        delattr(module, _ATTRIBUTE)
-    return recorder.layers
+        config = getattr(module, "config", None)
+        if isinstance(config, PretrainedConfig):
+            config._attn_implementation = name
 
 
 def bind(
@@ -137,12 +102,12 @@ def _attention_forward(  # noqa: PLR0913 - the signature is that of transformers
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # noqa: ARG001 - always None, see _no_mask
+    attention_mask: torch.Tensor | None,  # noqa: ARG001 - None, see _no_mask
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
-    **_: object,
+    **_: object,  # attention_probe has seen that none of them matters
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls: heads first, [1, H, T, D], and back [1, T, H, E]."""
     params = AttentionParams(
@@ -152,7 +117,7 @@ def _attention_forward(  # noqa: PLR0913 - the signature is that of transformers
         sinks=s_aux,
     )
     output = getattr(module, _ATTRIBUTE).attend(
-        module, *(part[0].transpose(0, 1) for part in (query, key, value)), params
+        *(part[0].transpose(0, 1) for part in (query, key, value)), params
     )
     return output.unsqueeze(0), None
 
