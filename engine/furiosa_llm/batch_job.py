@@ -20,6 +20,7 @@ from furiosa_llm.dataset.hashing import hash_model, hash_text, hash_tokenizer
 from furiosa_llm.dataset.manifest import Manifest, describe_inputs
 from furiosa_llm.dataset.reader import RowSource, open_input
 from furiosa_llm.dataset.record import PromptRecord
+from furiosa_llm.dataset.row_estimate import estimate_num_rows
 from furiosa_llm.dataset.step_stats import StepStatsWriter
 from furiosa_llm.dataset.target import check_output, check_side_file
 from furiosa_llm.dataset.writer import AnswerWriter
@@ -97,7 +98,7 @@ class _Batch:
         if job.step_stats is not None:
             check_side_file(job.step_stats, source.paths, target, overwrite=job.overwrite)
         self._on_progress(Progress(phase="loading"))
-        engine = LLMEngine.from_engine_args(job.engine_args)
+        engine = LLMEngine.from_engine_args(job.engine_args, num_prompts=estimate_num_rows(source))
         try:
             return self._run_on(engine, source, startup_seconds=time.monotonic() - started)
         finally:

@@ -14,6 +14,7 @@ from furiosa_llm.config import EngineArgs
 from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.execution.kv_cache import available_memory_bytes
 from furiosa_llm.execution.prepared_model import prepare_model
 from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.outputs import RequestOutput, StepStats
@@ -21,6 +22,7 @@ from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Launch
 from furiosa_llm.replicas.placement import Placement, place, usable_cores
 from furiosa_llm.replicas.pool import ReplicaPool
+from furiosa_llm.replicas.sizing import choose_num_replicas, weights_bytes
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.tokenization import Tokenizer
 
@@ -58,8 +60,12 @@ class StartedCore:
     placement: Placement
 
 
-def start_core(args: EngineArgs) -> StartedCore:
+def start_core(args: EngineArgs, *, num_prompts: int | None) -> StartedCore:
     """Loads the model of `args` and starts the replicas that the devices hold.
+
+    Args:
+        args: What was asked for.
+        num_prompts: About how many will come; None if that is not known.
 
     Raises:
         ModelLoadError: The model or its tokenizer cannot be loaded or is not supported.
@@ -67,7 +73,19 @@ def start_core(args: EngineArgs) -> StartedCore:
         EngineError: A process died while it was started.
     """
     args = resolve_engine_args(args)
-    placement = place(args, cores=usable_cores(), num_gpus=torch.cuda.device_count())
+    cores = usable_cores()
+    num_cpu_replicas = choose_num_replicas(
+        num_cores=len(cores),
+        weights_bytes=weights_bytes(args.model),
+        available_bytes=available_memory_bytes(torch.device("cpu")),
+        num_prompts=num_prompts,
+    )
+    placement = place(
+        args,
+        cores=cores,
+        num_gpus=torch.cuda.device_count(),
+        num_cpu_replicas=num_cpu_replicas,
+    )
     if placement.is_one_process:
         return _start_here(args, placement)
     return _start_replicas(args, placement)

@@ -49,8 +49,13 @@ class LLMEngine:
         self._ended: str | None = None  # why it takes no more requests
 
     @classmethod
-    def from_engine_args(cls, args: EngineArgs) -> LLMEngine:
+    def from_engine_args(cls, args: EngineArgs, *, num_prompts: int | None = None) -> LLMEngine:
         """Loads the model and builds the engine around it.
+
+        Args:
+            args: What the engine is to be.
+            num_prompts: About how many prompts will come, if that is known. On a plain `cpu`,
+                replicas are started for many of them, unless the arguments say how many.
 
         Of an artifact, options that were not given have the values that it was built with.
 
@@ -58,7 +63,7 @@ class LLMEngine:
             ModelLoadError: The model or its tokenizer cannot be loaded or is not supported.
             ConfigError: An option does not go with the model or with this machine.
         """
-        started = start_core(args)
+        started = start_core(args, num_prompts=num_prompts)
         return cls(core=started.core, tokenizer=started.tokenizer, placement=started.placement)
 
     @property

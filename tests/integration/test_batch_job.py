@@ -153,9 +153,13 @@ def test_an_empty_file_gives_an_empty_output_with_the_whole_schema(tmp_path: Pat
     assert {"row_index", "text", "e2e_s", "replica"} <= set(table.column_names)
 
 
-def test_latencies_are_consistent_and_step_statistics_add_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_latencies_are_consistent_and_step_statistics_add_up(
+    num_replicas: int, tmp_path: Path
+) -> None:
     engine_args = dataclasses.replace(
         ENGINE,
+        data_parallel_size=num_replicas,
         paged_attention_num_blocks=12,
         paged_attention_block_size=16,
         max_num_batched_tokens=32,
@@ -186,6 +190,7 @@ def test_latencies_are_consistent_and_step_statistics_add_up(tmp_path: Path) -> 
         return sum(row[name] for row in answers)
 
     assert summary.num_preemptions > 0
+    assert set(steps["replica"]) == {row["replica"] for row in answers} == {*range(num_replicas)}
     assert sum(steps["num_cached_tokens"]) == total("num_cached_tokens") > 0
     assert sum(steps["num_prefill_tokens"]) == total("num_prompt_tokens") - total(
         "num_cached_tokens"

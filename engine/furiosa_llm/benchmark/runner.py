@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from furiosa_llm.artifact.defaults import resolve_engine_args
 from furiosa_llm.benchmark.figures import LATENCIES, BenchmarkSummary, Repetition, summarise
-from furiosa_llm.benchmark.workload import BenchmarkPrompt, PromptSource, Workload
+from furiosa_llm.benchmark.workload import BenchmarkPrompt, PromptSource, Workload, expected_prompts
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError, RequestError
 from furiosa_llm.llm_engine import LLMEngine
@@ -84,7 +84,7 @@ def run_benchmark(
     report("loading the model")
     start = time.perf_counter()
     args = resolve_engine_args(spec.engine_args)
-    engine = LLMEngine.from_engine_args(args)
+    engine = LLMEngine.from_engine_args(args, num_prompts=expected_prompts(spec.workload))
     startup_seconds = time.perf_counter() - start
     report(f"running {engine.placement}")
     try:

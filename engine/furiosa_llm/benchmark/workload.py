@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.dataset.reader import open_input
+from furiosa_llm.dataset.row_estimate import estimate_num_rows
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.prompt_feed import FailedRow, PromptFeed
 from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
@@ -47,6 +48,17 @@ class FileWorkload:
 
 
 Workload = RandomWorkload | FileWorkload
+
+
+def expected_prompts(workload: Workload) -> int | None:
+    """Returns about how many prompts a repetition has; None if that is not known.
+
+    Raises:
+        DatasetError: The input does not exist.
+    """
+    if workload.num_prompts is not None or isinstance(workload, RandomWorkload):
+        return workload.num_prompts
+    return estimate_num_rows(open_input(workload.input))
 
 
 @dataclass(frozen=True, slots=True)

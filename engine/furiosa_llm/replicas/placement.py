@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.device_mesh import DeviceMesh, build_mesh, fused_groups
@@ -83,7 +82,9 @@ class Placement:
         return is_one and not self.replicas[0][0][0].cores
 
 
-def place(args: EngineArgs, *, cores: Sequence[int], num_gpus: int) -> Placement:
+def place(
+    args: EngineArgs, *, cores: Sequence[int], num_gpus: int, num_cpu_replicas: int = 1
+) -> Placement:
     """Lays the engine of `args` over this machine.
 
     A process on plain `cpu`, or on an emulated NPU, gets an even share of the cores: one thread
@@ -93,6 +94,7 @@ def place(args: EngineArgs, *, cores: Sequence[int], num_gpus: int) -> Placement
         args: What was asked for.
         cores: Numbers of the cores that this process may use.
         num_gpus: GPUs that torch sees.
+        num_cpu_replicas: Replicas for a plain `cpu`, if the arguments leave that open.
 
     Raises:
         ConfigError: The devices do not exist, or the sizes do not fit them.
@@ -102,11 +104,15 @@ def place(args: EngineArgs, *, cores: Sequence[int], num_gpus: int) -> Placement
         num_gpus=num_gpus,
         cores=set(cores),
     )
+    num_replicas = args.data_parallel_size
+    if num_replicas is None and devices == (Device(kind="cpu"),):
+        num_processes = (args.tensor_parallel_size or 1) * (args.pipeline_parallel_size or 1)
+        num_replicas = max(num_cpu_replicas // num_processes, 1)
     mesh = build_mesh(
         devices,
         tensor_parallel_size=args.tensor_parallel_size,
         pipeline_parallel_size=args.pipeline_parallel_size,
-        data_parallel_size=args.data_parallel_size or _num_replicas(devices),
+        data_parallel_size=num_replicas,
     )
     if mesh.kind == "npu":
         _logger.warning("NPUs are emulated on this machine's CPU: %s", args.devices)
@@ -169,16 +175,3 @@ class _Placer:
         """Cores from a place on; from the first again where there are too few."""
         for offset in range(min(number, len(self._cores))):
             yield self._cores[(start + offset) % len(self._cores)]
-
-
-def _num_replicas(devices: Sequence[Device]) -> int | None:
-    """Returns how many replicas a plain `cpu` should hold; None where the devices tell."""
-    if devices != (Device(kind="cpu"),):
-        return None
-    return 1
-
-
-def weights_bytes(model: str) -> int | None:
-    """Returns the size of a checkpoint's weights; None for one that is not on this machine."""
-    files = list(Path(model).glob("*.safetensors"))
-    return sum(file.stat().st_size for file in files) if files else None

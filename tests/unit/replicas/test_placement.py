@@ -115,3 +115,17 @@ def test_gpus_are_taken_when_there_are_any() -> None:
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="cuda:1"):
         placed(devices="cuda:1", num_gpus=1)
+
+
+def test_a_whole_machine_holds_the_replicas_that_the_rule_says() -> None:
+    args = EngineArgs(model="m")
+
+    chosen = place(args, cores=CORES, num_gpus=0, num_cpu_replicas=4)
+    staged = place(
+        EngineArgs(model="m", pipeline_parallel_size=2), cores=CORES, num_gpus=0, num_cpu_replicas=8
+    )
+    given = place(
+        EngineArgs(model="m", data_parallel_size=3), cores=CORES, num_gpus=0, num_cpu_replicas=8
+    )
+
+    assert [each.num_replicas for each in (chosen, staged, given)] == [4, 4, 3]
