@@ -174,7 +174,8 @@ def choose_display(verbosity: Verbosity) -> ProgressDisplay:
 
 def _phase_text(progress: Progress) -> str:
     if progress.phase == _ANSWERING:
-        return "answering" + (f" {count(progress.num_rows)} rows" if progress.num_rows else "")
+        rows = f" {count(progress.num_rows)} rows" if progress.num_rows else ""
+        return f"answering{rows}" + (f" with {progress.placement}" if progress.placement else "")
     return _PHASE_TEXTS.get(progress.phase, "")
 
 

@@ -89,6 +89,7 @@ class _Batch:
         self._pending: dict[str, PromptRecord] = {}  # by row index, the engine's request id
         self._previews: dict[int, str] = {}
         self._num_rows: int | None = None
+        self._placement = ""
 
     def run(self) -> BatchSummary:
         job = self._job
@@ -109,6 +110,7 @@ class _Batch:
     ) -> BatchSummary:
         job = self._job
         loaded = time.monotonic()
+        self._placement = str(engine.placement)
         self._count_rows(source)
         manifest = _manifest(job, source, engine)
         with AnswerWriter(
@@ -125,7 +127,7 @@ class _Batch:
         notes = _notes(job, self._tally, writer.renamed)
         return self._tally.summary(
             output=Path(job.output),
-            placement=str(engine.placement),
+            placement=self._placement,
             cache_config=engine.limits.cache_config,
             startup_seconds=startup_seconds,
             answer_seconds=answered - loaded,
@@ -202,6 +204,7 @@ class _Batch:
         self._on_progress(
             Progress(
                 phase=phase,
+                placement=self._placement,
                 num_rows=self._num_rows if phase != "done" else self._tally.num_rows,
                 num_done=self._tally.num_rows,
                 num_failed=self._tally.num_failed,

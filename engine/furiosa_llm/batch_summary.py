@@ -18,6 +18,7 @@ class Progress:
 
     Attributes:
         phase: `loading`, `answering`, `writing` or `done`.
+        placement: How many replicas run, and on what; empty while loading.
         num_rows: Rows of the input; None while that is not known.
         num_done: Rows that are answered or failed.
         num_failed: The failed ones among them.
@@ -30,6 +31,7 @@ class Progress:
     """
 
     phase: str
+    placement: str = ""
     num_rows: int | None = None
     num_done: int = 0
     num_failed: int = 0

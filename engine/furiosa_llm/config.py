@@ -144,8 +144,8 @@ class EngineArgs:
     )
     npu_queue_limit: int | None = option(
         "Steps in flight in a replica: with 2 the next one is prepared while the device runs; the "
-        "artifact's, else 2, or one for each stage of a pipeline, or 1 for a small model on a CPU, "
-        "if not given.",
+        "artifact's, else 1 on a CPU, 2 elsewhere, or one for each stage of a pipeline, if not "
+        "given.",
         parse=parse_optional(int),
         default=None,
         metavar="N",

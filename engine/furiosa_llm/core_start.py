@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -103,7 +104,7 @@ def _start_here(args: EngineArgs, placement: Placement) -> StartedCore:
 
 
 def _start_replicas(args: EngineArgs, placement: Placement) -> StartedCore:
-    launcher = LauncherProcess(Launch(args, placement))
+    launcher = LauncherProcess(Launch(args, placement, time.monotonic()))
     with contextlib.ExitStack() as stack:
         stack.callback(launcher.close)
         try:

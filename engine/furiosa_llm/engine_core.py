@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,8 +53,19 @@ class EngineCore:
         seed: int = 0,
         num_stages: int = 1,
         replica: int = 0,
-        clock: Callable[[], float] = time.monotonic,
+        start_time: float | None = None,
     ) -> None:
+        """Joins the parts.
+
+        Args:
+            executor: Runs the steps.
+            tokenizer: Turns tokens into text.
+            limits: What the engine is built for.
+            seed: Of every draw.
+            num_stages: Pipeline stages behind the executor.
+            replica: Its number among others, for the account of steps and answers.
+            start_time: When the whole engine started, by `time.monotonic`; now if not given.
+        """
         self.limits = limits
         self.last_steps: list[StepStats] = []
         self._executor = executor
@@ -63,13 +74,12 @@ class EngineCore:
             limits.cache_config,
             limits.model_info,
             num_stages=num_stages,
-            clock=clock,
+            clock=time.monotonic,
         )
         self._outputs = OutputProcessor(tokenizer, replica=replica)
         self._seed = seed
         self._replica = replica
-        self._clock = clock
-        self._start_time = clock()
+        self._start_time = time.monotonic() if start_time is None else start_time
         self._in_flight: deque[_StepInFlight] = deque()
         self._num_requests = 0
         self._num_steps = 0
@@ -150,11 +160,11 @@ class EngineCore:
 
     def _submit_steps(self) -> None:
         while len(self._in_flight) < self.limits.scheduler_config.npu_queue_limit:
-            start = self._clock()
+            start = time.monotonic()
             step = self._scheduler.schedule()
             if not step.requests:
                 return
-            self._in_flight.append(_StepInFlight(step, self._clock() - start))
+            self._in_flight.append(_StepInFlight(step, time.monotonic() - start))
             self._executor.submit(step)
 
     def _collect(self) -> StepResult:
@@ -179,7 +189,7 @@ class EngineCore:
         return StepStats(
             replica=self._replica,
             step=self._num_steps,
-            time_s=self._clock() - self._start_time,
+            time_s=time.monotonic() - self._start_time,
             num_running=counts.num_running,
             num_waiting=counts.num_waiting,
             num_prefill_tokens=counts.num_prefill_tokens,

@@ -128,7 +128,7 @@ class StepStats:
 
     Attributes:
         replica: The data-parallel replica that ran the step.
-        step: Its number, from 0.
+        step: Its number in the replica, from 0; from 0 again if the replica was started again.
         time_s: Seconds from the engine's start to the end of the step.
         num_running: Requests that hold blocks.
         num_waiting: Requests that do not.

@@ -30,7 +30,7 @@ def test_a_plain_display_writes_each_phase_and_a_line_every_five_seconds() -> No
     with PlainDisplay(lines.append, clock=clock) as display:
         display.update(make_progress(phase="loading"))
         clock.now = 100.0
-        display.update(make_progress(num_rows=1000))
+        display.update(make_progress(num_rows=1000, placement="2 replicas, 1 thread each, on cpu"))
         for tenth in range(1, 110):
             clock.now = 100.0 + tenth / 10
             display.update(
@@ -51,7 +51,7 @@ def test_a_plain_display_writes_each_phase_and_a_line_every_five_seconds() -> No
 
     assert lines == [
         "loading the model",
-        "answering 1,000 rows",
+        "answering 1,000 rows with 2 replicas, 1 thread each, on cpu",
         "50 of 1,000 rows (5 %), 1,230 tokens/s in, 40.0 tokens/s out, KV cache 42 % full, "
         "64 running, 5,000 waiting, 5.0 s, about 56 s left",
         "100 of 1,000 rows (10 %), 1 failed, 1,230 tokens/s in, 40.0 tokens/s out, "

@@ -59,8 +59,8 @@ class PreparedModel:
         """Joins a loaded model with what was decided for it."""
         keep_compiled(attention_cpu.KERNELS, args.cache_dir)
         scheduler_config = SchedulerConfig.from_engine_args(args)
-        is_slowed_by_threads = loaded.is_small and loaded.stage is None and device.type == "cpu"
-        if args.npu_queue_limit is None and is_slowed_by_threads:
+        if args.npu_queue_limit is None and loaded.stage is None and device.type == "cpu":
+            # Preparing a step takes from the same cores as running one: see docs/parallelism.md.
             scheduler_config = dataclasses.replace(scheduler_config, npu_queue_limit=1)
         return cls(
             args=args,

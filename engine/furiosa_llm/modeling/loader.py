@@ -25,9 +25,8 @@ from furiosa_llm.modeling.paged_attention import AttentionLayer
 from furiosa_llm.modeling.pipeline_split import PipelineStage
 
 # Below this, on a CPU, threads cost more than they bring. On two cores, 10,000 rows of a model of
-# 0.8 million parameters take as long with two threads of computation as with one, and many times
-# longer when another process wants a core; a thread that prepares the next step makes it 5 to 25 %
-# slower, since both want Python's lock.
+# 0.8 million parameters take as long with two threads as with one, and many times longer when
+# another process wants a core.
 MIN_PARAMETERS_FOR_THREADS = 10_000_000
 
 

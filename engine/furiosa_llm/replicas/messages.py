@@ -14,10 +14,11 @@ from furiosa_llm.request import TokenizedPrompt
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """To the launcher, once: what every replica runs."""
+    """To the launcher, once: what every replica runs, and when the engine started."""
 
     args: EngineArgs
     placement: Placement
+    start_time: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ class ReplicaTemplate:
             seed=self.launch.args.seed,
             num_stages=placement.num_stages,
             replica=replica,
+            start_time=self.launch.start_time,
         )
 
     def follow(self, replica: int, rank: int, leader: Connection, rendezvous: str) -> None:
