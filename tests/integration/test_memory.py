@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "samples" / "tiny-llama")
 
 
-def peak_bytes(num_rows: int, folder: Path) -> int:
-    """Runs one-token rows in a process of its own and returns its peak resident memory."""
+def peak_bytes(num_rows: int, folder: Path, *, num_replicas: int) -> int:
+    """Answers one-token rows and returns the peak resident memory of the largest process."""
     rows = folder / f"{num_rows}.jsonl"
     with rows.open("w") as file:
         for index in range(num_rows):
@@ -24,7 +24,10 @@ def peak_bytes(num_rows: int, folder: Path) -> int:
                 f'"max_tokens": 1, "note": "row {index}"}}\n'
             )
     output = folder / f"{num_rows}.parquet"
-    command = ["run", "-m", MODEL, "-i", str(rows), "-o", str(output), "--quiet"]
+    command = [
+        *("run", "-m", MODEL, "-i", str(rows), "-o", str(output), "--quiet"),
+        *("--data-parallel-size", str(num_replicas)),
+    ]
     script = (
         "import resource, subprocess, sys\n"
         "subprocess.run(sys.argv[1:], check=True)\n"
@@ -44,8 +47,11 @@ def peak_bytes(num_rows: int, folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_ten_times_the_rows_take_at_most_15_percent_more_memory(tmp_path: Path) -> None:
-    few = peak_bytes(10_000, tmp_path)
-    many = peak_bytes(100_000, tmp_path)
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_ten_times_the_rows_take_at_most_15_percent_more_memory(
+    num_replicas: int, tmp_path: Path
+) -> None:
+    few = peak_bytes(10_000, tmp_path, num_replicas=num_replicas)
+    many = peak_bytes(100_000, tmp_path, num_replicas=num_replicas)
 
     assert many <= 1.15 * few
