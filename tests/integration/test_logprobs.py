@@ -34,6 +34,7 @@ CUTS = [
     pytest.param({"paged_attention_num_blocks": 14}, id="tight cache"),
     pytest.param({"max_num_batched_tokens": 16}, id="chunked prefill"),
     pytest.param({"enable_prefix_caching": True}, id="prefix cache"),
+    pytest.param({"npu_queue_limit": 2}, id="two steps in flight"),
     pytest.param(
         {
             "paged_attention_num_blocks": 14,

@@ -103,6 +103,7 @@ def test_any_json_object_will_do(path: Path) -> None:
     [
         pytest.param({"paged_attention_num_blocks": 20}, id="tight cache"),
         pytest.param({"max_num_seqs": 1}, id="one at a time"),
+        pytest.param({"npu_queue_limit": 2}, id="two steps in flight"),
         pytest.param({"max_num_batched_tokens": 16, "is_offline": True}, id="other order"),
     ],
 )
