@@ -17,6 +17,13 @@ TOKENIZER_MODES = ("auto", "slow")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_MAX_NUM_SEQS = 256
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 1024
+MAX_PROCESSES = 1024  # that a size may ask for; what the machine holds is checked at start
+_PROCESS_COUNTS = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "threads_per_replica",
+)
 _POSITIVE = (
     "max_num_seqs",
     "max_num_batched_tokens",
@@ -25,10 +32,7 @@ _POSITIVE = (
     "paged_attention_num_blocks",
     "prefill_chunk_size",
     "npu_queue_limit",
-    "tensor_parallel_size",
-    "pipeline_parallel_size",
-    "data_parallel_size",
-    "threads_per_replica",
+    *_PROCESS_COUNTS,
 )
 
 
@@ -178,6 +182,10 @@ class EngineArgs:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+        for name in _PROCESS_COUNTS:
+            value = getattr(self, name)
+            if value is not None and value > MAX_PROCESSES:
+                raise ConfigError(f"{name} must be at most {MAX_PROCESSES}, got {value}")
         require_room_for_each(self.max_num_batched_tokens, self.max_num_seqs)
         if self.spare_blocks_ratio is not None:
             require_ratio(self.spare_blocks_ratio)

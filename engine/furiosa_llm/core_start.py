@@ -23,7 +23,7 @@ from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Launch
 from furiosa_llm.replicas.placement import Placement, place, usable_cores
 from furiosa_llm.replicas.pool import ReplicaPool
-from furiosa_llm.replicas.sizing import choose_num_replicas, weights_bytes
+from furiosa_llm.replicas.sizing import check_fits_memory, choose_num_replicas, weights_bytes
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.tokenization import Tokenizer
 
@@ -75,10 +75,11 @@ def start_core(args: EngineArgs, *, num_prompts: int | None) -> StartedCore:
     """
     args = resolve_engine_args(args)
     cores = usable_cores()
+    available_bytes = available_memory_bytes(torch.device("cpu"))
     num_cpu_replicas = choose_num_replicas(
         num_cores=len(cores),
         weights_bytes=weights_bytes(args.model),
-        available_bytes=available_memory_bytes(torch.device("cpu")),
+        available_bytes=available_bytes,
         num_prompts=num_prompts,
     )
     placement = place(
@@ -89,6 +90,8 @@ def start_core(args: EngineArgs, *, num_prompts: int | None) -> StartedCore:
     )
     if placement.is_one_process:
         return _start_here(args, placement)
+    num_processes = placement.num_replicas * placement.num_processes_of_replica
+    check_fits_memory(num_processes, available_bytes=available_bytes)
     return _start_replicas(args, placement)
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from furiosa_llm.errors import ConfigError
+
 # Replicas cost seconds to start, and Python in each of them: for less work one process is faster.
 MIN_SECONDS_OF_WORK = 30.0
 MIN_PROMPTS_OF_REPLICA = 32  # fewer rows in a step read the weights too often
 REPLICA_BYTES = 2**30  # beside the weights, which are shared
+PROCESS_BYTES = 2**28  # that none can do without
 
 # One core, prompts of 130 tokens and answers of 80: 1.3 s a prompt at 135 million parameters.
 _SECONDS_PER_WEIGHT_BYTE = 2.5e-9
@@ -40,6 +43,20 @@ def choose_num_replicas(
     # Weights of two bytes become float32.
     num_fitting = (available_bytes - 2 * weights_bytes) // REPLICA_BYTES
     return max(min(num_cores, num_prompts // MIN_PROMPTS_OF_REPLICA, num_fitting), 1)
+
+
+def check_fits_memory(num_processes: int, *, available_bytes: int) -> None:
+    """Refuses more processes than the memory holds, whatever the model.
+
+    Raises:
+        ConfigError: They do not fit.
+    """
+    if num_processes * PROCESS_BYTES > available_bytes:
+        raise ConfigError(
+            f"{num_processes} processes need {num_processes * PROCESS_BYTES / 2**30:.1f} GiB of "
+            f"memory beside the weights, but {available_bytes / 2**30:.1f} GiB are free; lower "
+            "--data-parallel-size, --pipeline-parallel-size or --tensor-parallel-size"
+        )
 
 
 def weights_bytes(model: str) -> int | None:

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furiosa_llm.replicas.sizing import REPLICA_BYTES, choose_num_replicas, weights_bytes
+from furiosa_llm.errors import ConfigError
+from furiosa_llm.replicas.sizing import (
+    REPLICA_BYTES,
+    check_fits_memory,
+    choose_num_replicas,
+    weights_bytes,
+)
 
 GIB = 2**30
 PLENTY = 64 * GIB
@@ -68,3 +74,10 @@ def test_the_size_of_the_weights_is_that_of_all_their_files(tmp_path: Path) -> N
 
     assert weights_bytes(str(tmp_path)) == 30
     assert weights_bytes("a/hub-id") is None
+
+
+def test_more_processes_than_the_memory_holds_are_refused() -> None:
+    check_fits_memory(8, available_bytes=2 * GIB)
+
+    with pytest.raises(ConfigError, match=r"9 processes need 2\.2 GiB .* but 2\.0 GiB are free"):
+        check_fits_memory(9, available_bytes=2 * GIB)
