@@ -14,8 +14,8 @@ from tests.processes import children, is_running, wait_until
 
 def start_run(folder: Path, *options: str) -> subprocess.Popen[str]:
     rows = folder / "rows.jsonl"
-    line = json.dumps({"prompt": "What is 2 + 3?", "max_tokens": 100, "ignore_eos": True})
-    rows.write_text((line + "\n") * 20_000)
+    line = json.dumps({"prompt": "What is 2 + 3?", "max_tokens": 2, "ignore_eos": True})
+    rows.write_text((line + "\n") * 60_000)
     output = str(folder / "out.parquet")
     return start("run", "-m", MODEL, "-i", str(rows), "-o", output, "-v", *options)
 
