@@ -11,7 +11,7 @@ import argparse
 import itertools
 from collections.abc import Iterable, Iterator
 
-from furiosa_llm import EngineArgs, LLMEngine, RequestOutput, SamplingParams
+from furiosa_llm import EngineArgs, FuriosaLLMError, LLMEngine, RequestOutput, SamplingParams
 
 QUESTIONS = (
     ("A robot may not injure a human being", SamplingParams(temperature=0.0)),
@@ -41,8 +41,11 @@ def answer(
 def main() -> None:
     """Parses the options, loads the model and prints each answer when it is complete."""
     parser = argparse.ArgumentParser(description="Demo on using the LLMEngine class directly")
-    args = EngineArgs.from_cli_args(EngineArgs.add_cli_args(parser).parse_args())
-    engine = LLMEngine.from_engine_args(args)
+    namespace = EngineArgs.add_cli_args(parser).parse_args()
+    try:
+        engine = LLMEngine.from_engine_args(EngineArgs.from_cli_args(namespace))
+    except FuriosaLLMError as error:
+        parser.error(str(error))
     try:
         for output in answer(engine, QUESTIONS):
             print(f"{output.request_id}: {output.prompt!r} -> {output.outputs[0].text!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import queue
 import threading
@@ -42,6 +43,8 @@ class AsyncLLMEngine:
         self._failure: EngineError | None = None  # why no task is taken in; guarded by the lock
         self._thread = threading.Thread(target=self._run, name="llm-engine", daemon=True)
         self._thread.start()
+        # A thread that computes while the interpreter ends would crash it.
+        atexit.register(self.shutdown)
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> AsyncLLMEngine:
@@ -111,6 +114,7 @@ class AsyncLLMEngine:
 
         It waits, so that a coroutine had better leave it to `async with`. It may be called again.
         """
+        atexit.unregister(self.shutdown)
         self._fail(EngineError(_WAS_SHUT_DOWN))
         self._thread.join()
         self._engine.shutdown()

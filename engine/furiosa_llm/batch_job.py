@@ -24,7 +24,7 @@ from furiosa_llm.dataset.row_estimate import estimate_num_rows
 from furiosa_llm.dataset.step_stats import StepStatsWriter
 from furiosa_llm.dataset.target import check_output, check_side_file
 from furiosa_llm.dataset.writer import AnswerWriter
-from furiosa_llm.errors import DatasetError, RequestError
+from furiosa_llm.errors import ConfigError, DatasetError, RequestError
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.prompt_feed import FailedRow, PromptFeed, ReadyRow
 from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
@@ -101,6 +101,7 @@ class _Batch:
         self._on_progress(Progress(phase="loading"))
         engine = LLMEngine.from_engine_args(job.engine_args, num_prompts=estimate_num_rows(source))
         try:
+            _check_params(engine, job.sampling_params)
             return self._run_on(engine, source, startup_seconds=time.monotonic() - started)
         finally:
             engine.shutdown()
@@ -228,6 +229,18 @@ class _Batch:
         if row.preview:
             self._previews[row.record.row_index] = row.preview
         return None
+
+
+def _check_params(engine: LLMEngine, params: SamplingParams) -> None:
+    """Refuses parameters that would fail every row, before any row is read.
+
+    Raises:
+        ConfigError: They do not go with the model.
+    """
+    try:
+        engine.check_params(params)
+    except RequestError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _manifest(job: BatchJob, source: RowSource, engine: LLMEngine) -> Manifest:

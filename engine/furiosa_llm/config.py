@@ -8,16 +8,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from furiosa_llm.devices import parse_devices
+from furiosa_llm.devices import MAX_PROCESSES, parse_devices
 from furiosa_llm.errors import ConfigError
-from furiosa_llm.options import add_arguments, option, parse_bool, parse_optional, parse_size
+from furiosa_llm.options import (
+    add_arguments,
+    check_types,
+    option,
+    parse_bool,
+    parse_optional,
+    parse_size,
+)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 TOKENIZER_MODES = ("auto", "slow")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_MAX_NUM_SEQS = 256
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 1024
-MAX_PROCESSES = 1024  # that a size may ask for; what the machine holds is checked at start
 _PROCESS_COUNTS = (
     "tensor_parallel_size",
     "pipeline_parallel_size",
@@ -178,6 +184,7 @@ class EngineArgs:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -191,6 +198,8 @@ class EngineArgs:
             require_ratio(self.spare_blocks_ratio)
         if self.devices is not None:
             parse_devices(self.devices)
+        if self.cache_dir == "":
+            raise ConfigError("cache_dir must be a folder, or None for none, got ''")
         _require_one_of("dtype", self.dtype, DTYPES)
         _require_one_of("tokenizer_mode", self.tokenizer_mode, TOKENIZER_MODES)
         _require_one_of("paged_attention_block_size", self.paged_attention_block_size, BLOCK_SIZES)

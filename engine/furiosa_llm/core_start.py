@@ -39,6 +39,13 @@ class Core(Protocol):
     def last_steps(self) -> list[StepStats]:
         """The steps that the last call of `step` booked."""
 
+    @property
+    def num_unfinished(self) -> int:
+        """Prompts whose answers are not complete."""
+
+    def __contains__(self, request_id: str) -> bool:
+        """Tells whether a prompt of this name is unfinished."""
+
     def add(self, prompt: TokenizedPrompt) -> None:
         """Takes a prompt in, or refuses it with a RequestError."""
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from furiosa_llm.devices import NUM_PES_PER_NPU, Device, DeviceKind, format_devices
+from furiosa_llm.devices import MAX_PROCESSES, NUM_PES_PER_NPU, Device, DeviceKind, format_devices
 from furiosa_llm.errors import ConfigError
 
 Group = tuple[Device, ...]  # the ranks of one tensor-parallel group
@@ -156,8 +156,9 @@ def _check_sizes(sizes: _Sizes, kind: DeviceKind) -> None:
         ("pipeline_parallel_size", sizes.pp),
         ("data_parallel_size", sizes.dp),
     ):
-        if size is not None and size < 1:
-            raise ConfigError(f"{name} must be at least 1, got {size}")
+        if size is not None and not 1 <= size <= MAX_PROCESSES:
+            limit = "least 1" if size < 1 else f"most {MAX_PROCESSES}"
+            raise ConfigError(f"{name} must be at {limit}, got {size}")
     if kind == "npu" and sizes.tp not in (1, 2, 4) and sizes.tp % NUM_PES_PER_NPU:
         raise ConfigError(
             f"tensor_parallel_size must be 1, 2, 4 or a multiple of 8 on NPUs, got {sizes.tp}"

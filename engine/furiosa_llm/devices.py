@@ -24,6 +24,7 @@ from furiosa_llm.errors import ConfigError
 
 DeviceKind = Literal["npu", "cpu", "cuda"]
 
+MAX_PROCESSES = 1024  # that a size may ask for; what the machine holds is checked at start
 NUM_PES_PER_NPU = 8
 _PE_RANGE_SIZES = (8, 4, 2, 1)
 _MAX_INDEX = 9999

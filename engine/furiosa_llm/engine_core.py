@@ -85,9 +85,13 @@ class EngineCore:
         self._num_steps = 0
 
     @property
-    def num_unfinished_requests(self) -> int:
+    def num_unfinished(self) -> int:
         """Prompts whose answers are not complete."""
         return len(self._outputs)
+
+    def __contains__(self, request_id: str) -> bool:
+        """Tells whether a prompt of this name is unfinished."""
+        return request_id in self._outputs
 
     @property
     def num_waiting_prompt_tokens(self) -> int:

@@ -45,7 +45,6 @@ class LLMEngine:
         self._core = core
         self._intake = PromptIntake(tokenizer, core.limits)
         self._clock = clock
-        self._unfinished: set[str] = set()
         self._ended: str | None = None  # why it takes no more requests
 
     @classmethod
@@ -74,7 +73,7 @@ class LLMEngine:
     @property
     def num_unfinished_requests(self) -> int:
         """Prompts whose answers are not complete."""
-        return len(self._unfinished)
+        return 0 if self._ended else self._core.num_unfinished
 
     @property
     def last_steps(self) -> list[StepStats]:
@@ -83,7 +82,7 @@ class LLMEngine:
 
     def has_unfinished_requests(self) -> bool:
         """Tells whether `step` has anything to do."""
-        return len(self._unfinished) > 0
+        return self.num_unfinished_requests > 0
 
     def add_request(self, request_id: str, prompt: Prompt, sampling_params: SamplingParams) -> None:
         """Takes a prompt in. Its answer comes from a later `step`.
@@ -105,12 +104,11 @@ class LLMEngine:
             raise EngineError(f"{self._ended}; make a new one")
         if not isinstance(request_id, str):
             raise ValueError(f"request_id must be a string, got {request_id!r}")
-        if request_id in self._unfinished:
+        if request_id in self._core:
             raise ValueError(f"request_id {request_id!r} belongs to an unfinished request")
         self._core.add(
             self._intake.take(request_id, prompt, sampling_params, arrival_time=self._clock())
         )
-        self._unfinished.add(request_id)
 
     def check_request(self, prompt: Prompt, sampling_params: SamplingParams) -> Prompt:
         """Finds out whether a prompt can be answered, without taking it in.
@@ -124,13 +122,20 @@ class LLMEngine:
         taken = self._intake.take("", prompt, sampling_params, arrival_time=self._clock())
         return {"prompt": taken.text, "prompt_token_ids": taken.token_ids}
 
+    def check_params(self, sampling_params: SamplingParams) -> None:
+        """Finds out whether parameters go with the model.
+
+        Raises:
+            InvalidParamsError: They do not.
+        """
+        self._intake.check_params(sampling_params)
+
     def abort_request(self, request_id: str | Iterable[str]) -> None:
         """Gives requests up. No output comes for them any more; unknown ids are ignored."""
         names = {request_id} if isinstance(request_id, str) else set(request_id)
-        names &= self._unfinished
-        if names:
+        names = {name for name in names if name in self._core}
+        if names and not self._ended:
             self._core.abort(names)
-            self._unfinished -= names
 
     def step(self) -> list[RequestOutput]:
         """Runs one forward pass; with several replicas, waits until one of them has run one.
@@ -145,12 +150,10 @@ class LLMEngine:
         if not self.has_unfinished_requests():
             return []
         try:
-            outputs = self._core.step()
+            return self._core.step()
         except BaseException as error:  # an interrupt leaves a step half booked, too
             self._end(f"the engine broke: {str(error) or type(error).__name__}")
             raise
-        self._unfinished.difference_update(o.request_id for o in outputs if o.finished)
-        return outputs
 
     def shutdown(self) -> None:
         """Ends the engine's threads and processes. It may be called again."""
@@ -158,5 +161,4 @@ class LLMEngine:
         self._core.close()
 
     def _end(self, reason: str) -> None:
-        self._unfinished.clear()
         self._ended = self._ended or reason

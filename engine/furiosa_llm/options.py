@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from furiosa_llm.errors import ConfigError
+
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>k|m|g|[KMG]|[kKMG]B|[KMG]iB|)")
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -125,6 +127,22 @@ def options_of(owner: type) -> Iterator[Option]:
             required=required,
             **field.metadata,
         )
+
+
+def check_types(owner: Any) -> None:
+    """Makes sure that the fields of a dataclass hold what their annotations say.
+
+    Raises:
+        ConfigError: One does not.
+    """
+    for field in dataclasses.fields(owner):
+        wanted, value = str(field.type), getattr(owner, field.name)
+        kinds = wanted.split(" | ")
+        kind = "None" if value is None else type(value).__name__
+        if kind not in kinds and not (kind == "int" and "float" in kinds):
+            raise ConfigError(
+                f"{field.name} must be {wanted.replace(' | ', ' or ')}, got {value!r}"
+            )
 
 
 def add_arguments(owner: type, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

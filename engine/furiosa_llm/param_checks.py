@@ -39,6 +39,8 @@ class Number:
         if value is None and self.may_be_null:
             return None
         kind = "a whole number" if self.is_whole else "a finite number"
+        if isinstance(value, int) and not isinstance(value, bool):
+            kind += " of at most 63 bits"
         if self.is_whole and isinstance(value, float) and value.is_integer():
             value = int(value)
         is_right = is_int(value) if self.is_whole else is_finite(value)

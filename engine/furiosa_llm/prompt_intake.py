@@ -35,9 +35,7 @@ class PromptIntake:
                 cache, or the parameters do not go with the model.
         """
         text, token_ids = self._tokenize(prompt)
-        params.check_vocabulary(self._vocab_size)
-        if params.structured_outputs is not None:
-            self._grammars.check(params.structured_outputs)
+        self.check_params(params)
         max_tokens = params.max_tokens
         if max_tokens is None:
             max_tokens = max(self._limits.longest_sequence - len(token_ids), 1)
@@ -56,6 +54,16 @@ class PromptIntake:
             arrival_time=arrival_time,
         )
 
+    def check_params(self, params: SamplingParams) -> None:
+        """Makes sure that sampling parameters go with the model.
+
+        Raises:
+            InvalidParamsError: A token is not in the vocabulary, or a form does not compile.
+        """
+        params.check_vocabulary(self._vocab_size)
+        if params.structured_outputs is not None:
+            self._grammars.check(params.structured_outputs)
+
     def _tokenize(self, prompt: Prompt) -> tuple[str | None, Sequence[int]]:
         parts = prompt if isinstance(prompt, Mapping) else {"prompt": prompt}
         text = parts.get("prompt")
@@ -65,7 +73,7 @@ class PromptIntake:
         if not isinstance(text, str):
             raise InvalidRowError(
                 "a prompt must be a text, {'prompt': text} or {'prompt_token_ids': [...]}, got "
-                f"{str(prompt)[:80]!r}"
+                f"{repr(prompt)[:80]}"
             )
         try:
             return text, self._checked(self._tokenizer.encode(text))

@@ -74,7 +74,15 @@ def options_of(fake: FakeBuild, *args: str) -> BuildOptions:
 def test_every_option_has_its_long_name(fake: FakeBuild) -> None:
     options = options_of(
         fake,
-        *("--name", "n", "--devices", "npu:0", "--dtype", "float16", "--trust-remote-code"),
+        *(
+            "--name",
+            "n",
+            "--devices",
+            "npu:0,npu:1,npu:2,npu:3",
+            "--dtype",
+            "float16",
+            "--trust-remote-code",
+        ),
         *("--tensor-parallel-size", "4", "--pipeline-parallel-size", "2"),
         *("--data-parallel-size", "3", "--prefill-buckets", "1,128", "--decode-buckets", "8,512"),
         *("--max-seq-len-to-capture", "4K", "--prefill-chunk-size", "64"),
@@ -84,7 +92,7 @@ def test_every_option_has_its_long_name(fake: FakeBuild) -> None:
 
     assert options == BuildOptions(
         name="n",
-        devices="npu:0",
+        devices="npu:0,npu:1,npu:2,npu:3",
         dtype="float16",
         trust_remote_code=True,
         tensor_parallel_size=4,
@@ -244,3 +252,12 @@ def test_a_file_system_that_takes_no_more_ends_with_4_and_leaves_nothing(tmp_pat
         f"Error: {tmp_path}/.out.building/model.safetensors: cannot be written: File too large\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_that_the_devices_cannot_hold_are_refused() -> None:
+    outcome = invoke("build", str(MODEL), "unused", "--devices", "npu:0", "-tp", "3")
+
+    assert outcome.exit_code == 2
+    assert "tensor_parallel_size must be 1, 2, 4 or a multiple of 8 on NPUs, got 3" in (
+        outcome.stderr
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -299,3 +302,23 @@ def test_a_reader_whose_loop_is_gone_does_not_trouble_others(core: LLMEngine) ->
     engine.shutdown()
 
     assert answer == "5"
+
+
+def test_a_program_that_forgets_the_shutdown_ends_well() -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from furiosa_llm import AsyncLLMEngine, EngineArgs, SamplingParams\n"
+        "engine = AsyncLLMEngine.from_engine_args(EngineArgs(model=sys.argv[1]))\n"
+        "async def main():\n"
+        "    params = SamplingParams(max_tokens=400, ignore_eos=True)\n"
+        "    async for _ in engine.generate('hi', params, 'a'):\n"
+        "        break\n"
+        "asyncio.run(main())\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    result = subprocess.run(
+        [sys.executable, "-c", code, MODEL], capture_output=True, text=True, check=False, env=env
+    )
+
+    assert (result.returncode, result.stderr) == (0, "")

@@ -15,10 +15,11 @@ import pytest
 from furiosa_llm.batch_job import BatchJob, run_batch_job
 from furiosa_llm.batch_summary import Progress
 from furiosa_llm.config import EngineArgs
-from furiosa_llm.errors import DatasetError, EngineError
+from furiosa_llm.errors import ConfigError, DatasetError, EngineError
 from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_output import StepResult
+from furiosa_llm.structured_outputs import StructuredOutputs
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 ENGINE = EngineArgs(model=str(SAMPLES / "tiny-llama"), is_offline=True, max_num_seqs=8)
@@ -276,3 +277,16 @@ def test_a_step_that_breaks_ends_the_run_with_its_cause(
 
     with pytest.raises(EngineError, match="step 0 failed: out of memory"):
         run_batch_job(make_job(tmp_path, [{"prompt": "What is 2 + 3?"}]))
+
+
+def test_a_form_for_every_row_that_does_not_compile_is_refused_before_any_row_is_read(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("llguidance")
+    params = SamplingParams(structured_outputs=StructuredOutputs(regex="("))
+    job = make_job(tmp_path, [{"prompt": "a"}], sampling_params=params)
+
+    with pytest.raises(ConfigError, match="cannot be compiled"):
+        run_batch_job(job)
+
+    assert not Path(job.output).exists()

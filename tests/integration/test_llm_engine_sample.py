@@ -50,3 +50,14 @@ def test_the_sample_takes_every_option_of_the_engine(
     printed = capsys.readouterr().out
     assert "Demo on using the LLMEngine class directly" in printed
     assert all(option.flag in printed for option in options_of(EngineArgs))
+
+
+def test_a_wrong_option_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["llm_engine.py", "--model", "m", "--devices", "npu:0:0-2"])
+
+    with pytest.raises(SystemExit, match=r"^2$"):
+        llm_engine.main()
+
+    assert "npu:0:0-2" in capsys.readouterr().err.splitlines()[-1]

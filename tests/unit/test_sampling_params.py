@@ -30,7 +30,7 @@ JSON = st.recursive(
         ({"top_k": -2}, "top_k must be at least 1, or -1 for all tokens, got -2"),
         ({"top_k": 2.5}, "top_k must be a whole number, got 2.5"),
         ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
-        ({"max_tokens": 10**30}, "max_tokens must be a whole number or null"),
+        ({"max_tokens": 10**30}, "max_tokens must be a whole number of at most 63 bits or null"),
         ({"min_tokens": 20}, r"min_tokens must be at most max_tokens \(16\), got 20"),
         ({"n": 0}, "n must be in"),
         ({"stop": ""}, "stop must be a text or a list of texts, none of them empty"),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from furiosa_llm.artifact.contents import PARALLEL_SIZES, Bucket, RuntimeConfig, require_positive
 from furiosa_llm.config import DEFAULT_MAX_NUM_BATCHED_TOKENS, DTYPES
+from furiosa_llm.device_mesh import build_mesh
+from furiosa_llm.devices import Device, parse_devices
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.options import option, parse_bool, parse_optional, parse_size
 
@@ -138,7 +140,19 @@ class BuildOptions:
                 f"auto_bfloat16_cast and dtype {self.dtype} exclude each other; give one of them"
             )
         require_positive(self, PARALLEL_SIZES)
+        self._check_mesh()
         self.runtime_config()  # raises what is wrong before anything is read
+
+    def _check_mesh(self) -> None:
+        """Refuses sizes that the devices cannot hold. How many GPUs there are shows at start."""
+        devices = parse_devices(self.devices) if self.devices is not None else ()
+        if devices and devices != (Device(kind="cuda"),):
+            build_mesh(
+                devices,
+                tensor_parallel_size=self.tensor_parallel_size,
+                pipeline_parallel_size=self.pipeline_parallel_size,
+                data_parallel_size=self.data_parallel_size,
+            )
 
     @property
     def target_dtype(self) -> str:

@@ -32,7 +32,7 @@ CARRIED_JSON = "carried"
 DeclaredTypes: TypeAlias = Mapping[str, pa.DataType]
 
 _INFO_KEY = b"furiosa_llm.part"
-_MAX_GROUP_ROWS = 512
+_MAX_GROUP_ROWS = 1024
 _MAX_GROUP_BYTES = 2 << 20
 
 

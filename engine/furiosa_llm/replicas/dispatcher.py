@@ -10,7 +10,6 @@ from furiosa_llm.replicas.prefix_owners import PrefixOwners
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.scheduling.ordering import FifoQueue, LongestFirstQueue, WaitingQueue
 
-MAX_DEATHS = 2  # of replicas that held a prompt, until it is given up
 WINDOW = 64  # waiting prompts among which a replica finds one whose prefix it has
 
 
@@ -40,8 +39,10 @@ class Dispatcher:
     nobody has, and one of another replica's prefix only where computing the prefix again costs
     less than waiting.
 
-    Prompts that a dead replica held are suspects. A replica holds one of them at a time, beside
-    prompts that are none, so that a second death tells which of them it was.
+    Prompts that a dead replica held are suspects. A replica first holds one of them at a time,
+    beside prompts that are none, so that a second death tells which of them it was. Each that is
+    answered lets twice as many be tried together; when a replica dies of several, they are tried
+    one by one.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Dispatcher:
         # The first ones of the queue, with the hashes of their prefixes.
         self._window: list[tuple[TokenizedPrompt, tuple[bytes, ...]]] = []
         self._suspects: deque[TokenizedPrompt] = deque()
-        self._num_deaths: dict[str, int] = {}  # of replicas that held a prompt
+        self._max_suspects = 1  # in a replica at a time
+        self._alone: deque[TokenizedPrompt] = deque()  # suspects of a second death
+        self._num_deaths: dict[str, int] = {}  # of replicas that held a prompt, for suspects
         self._aborted: set[str] = set()  # in the queue
         self._queued_ids: set[str] = set()
         self._queued_tokens = 0
@@ -138,19 +141,21 @@ class Dispatcher:
     def died(self, replica: int) -> list[TokenizedPrompt]:
         """Takes back a dead replica's prompts. Returns those that are not tried again."""
         state = self._replicas[replica]
+        is_proved = self._num_suspects(state) == 1
         self._replicas[replica] = _Replica(is_alive=False)
         self._owners.forget(replica)
+        self._max_suspects = 1
         given_up = []
         for prompt in state.assigned.values():
-            num_deaths = self._num_deaths.get(prompt.request_id, 0) + 1
-            self._num_deaths[prompt.request_id] = num_deaths
-            if num_deaths >= MAX_DEATHS:
+            is_suspect = prompt.request_id in self._num_deaths
+            if is_suspect and is_proved:
                 given_up.append(prompt)
                 del self._num_deaths[prompt.request_id]
-            else:
-                self._suspects.append(prompt)
-                self._queued_ids.add(prompt.request_id)
-                self._queued_tokens += _work(prompt)
+                continue
+            self._num_deaths[prompt.request_id] = self._num_deaths.get(prompt.request_id, 0) + 1
+            (self._alone if is_suspect else self._suspects).append(prompt)
+            self._queued_ids.add(prompt.request_id)
+            self._queued_tokens += _work(prompt)
         return given_up
 
     def restarted(self, replica: int) -> None:
@@ -158,8 +163,8 @@ class Dispatcher:
         self._replicas[replica] = _Replica()
 
     def _next_for(self, index: int) -> TokenizedPrompt | None:
-        while self._suspects and not self._has_suspect(index):
-            prompt = self._suspects.popleft()
+        while (suspects := self._suspects_for(index)) is not None:
+            prompt = suspects.popleft()
             if self._take(prompt):
                 return prompt
         self._fill_window()
@@ -213,13 +218,21 @@ class Dispatcher:
         replica.work_left += _work(prompt)
         self._owners.add(self._owners.digests(prompt.token_ids), index)
 
-    def _has_suspect(self, index: int) -> bool:
+    def _suspects_for(self, index: int) -> deque[TokenizedPrompt] | None:
+        """Returns the suspects of which the replica may take the next; None if it may not."""
         assigned = self._replicas[index].assigned
-        return any(name in assigned for name in self._num_deaths)
+        held = [deaths for name, deaths in self._num_deaths.items() if name in assigned]
+        if self._alone or max(held, default=0) > 1:
+            return self._alone if self._alone and not held else None
+        return self._suspects if self._suspects and len(held) < self._max_suspects else None
+
+    def _num_suspects(self, replica: _Replica) -> int:
+        return sum(name in replica.assigned for name in self._num_deaths)
 
     def _forget(self, replica: _Replica, request_id: str) -> None:
         replica.work_left -= _work(replica.assigned.pop(request_id))
-        self._num_deaths.pop(request_id, None)
+        if self._num_deaths.pop(request_id, None) is not None:
+            self._max_suspects *= 2
 
 
 def low_water_tokens(max_num_batched_tokens: int) -> int:

@@ -17,7 +17,6 @@ from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -38,8 +37,11 @@ def main(control: Connection) -> None:
         return
     gc.freeze()  # what is shared is not written to by collections
     control.send(Launched())
-    with tempfile.TemporaryDirectory(prefix="furiosa-llm-") as folder:
-        launcher = _Launcher(control, template, Path(folder))
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if template.launch.placement.num_processes_of_replica > 1:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="furiosa-llm-"))
+        launcher = _Launcher(control, template, folder)
         with contextlib.suppress(EOFError, OSError):  # the parent is gone
             launcher.serve()
         launcher.end()
@@ -48,7 +50,8 @@ def main(control: Connection) -> None:
 class _Launcher:
     """Forks replicas and waits for their ends."""
 
-    def __init__(self, control: Connection, template: ReplicaTemplate, folder: Path) -> None:
+    def __init__(self, control: Connection, template: ReplicaTemplate, folder: str | None) -> None:
+        """Takes the folder in which the processes of a replica meet, if there are several."""
         self._control = control
         self._template = template
         self._folder = folder
@@ -80,7 +83,7 @@ class _Launcher:
     def _start(self, replica: int, connection: Connection) -> None:
         """Forks the processes of a replica: those that follow, and the one that leads."""
         self._num_starts += 1
-        rendezvous = str(self._folder / str(self._num_starts))
+        rendezvous = f"{self._folder}/{self._num_starts}"
         pipes = [Pipe() for _ in range(1, self._template.launch.placement.num_processes_of_replica)]
         leader_ends = [leader_end for leader_end, _ in pipes]
         own_ends = [own_end for _, own_end in pipes]

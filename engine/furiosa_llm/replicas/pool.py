@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection, wait
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import EngineError, PromptFailedError
 from furiosa_llm.outputs import RequestMetrics, RequestOutput, StepStats
-from furiosa_llm.replicas.dispatcher import MAX_DEATHS, Dispatcher, low_water_tokens
+from furiosa_llm.replicas.dispatcher import Dispatcher, low_water_tokens
 from furiosa_llm.replicas.growing_outputs import GrowingOutputs
 from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Abort, Add, Failed, NotStarted, Report, Started
@@ -57,7 +57,17 @@ class ReplicaPool:
         self._failures: dict[int, str] = {}  # what a replica said before it ended
         self._restarted: set[int] = set()
         self._given_up: list[RequestOutput] = []
+        self._unfinished: set[str] = set()
         self._end: EngineError | None = None
+
+    @property
+    def num_unfinished(self) -> int:
+        """Prompts whose answers are not complete."""
+        return len(self._unfinished)
+
+    def __contains__(self, request_id: str) -> bool:
+        """Tells whether a prompt of this name is unfinished."""
+        return request_id in self._unfinished
 
     def add(self, prompt: TokenizedPrompt) -> None:
         """Takes a prompt in.
@@ -73,10 +83,12 @@ class ReplicaPool:
             cache_config=self.limits.cache_config,
         )
         self._dispatcher.add(self._growing.add(prompt))
+        self._unfinished.add(prompt.request_id)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Gives prompts up. No output comes for them any more."""
         names = set(request_ids)
+        self._unfinished -= names
         self._growing.remove(names)
         self._given_up = [o for o in self._given_up if o.request_id not in names]
         for replica, held in self._dispatcher.abort(names).items():
@@ -101,6 +113,7 @@ class ReplicaPool:
             self._supply()
         outputs += self._given_up
         self._given_up = []
+        self._unfinished.difference_update(o.request_id for o in outputs if o.finished)
         return outputs
 
     def close(self) -> None:
@@ -215,6 +228,6 @@ def _failed(prompt: TokenizedPrompt, replica: int, reason: str) -> RequestOutput
         metrics=RequestMetrics(),
         replica=replica,
         error=PromptFailedError(
-            f"{MAX_DEATHS} replicas died while they answered this prompt; the last one {reason}"
+            f"replicas died twice or more while they answered this prompt; the last one {reason}"
         ),
     )

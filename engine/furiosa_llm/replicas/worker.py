@@ -86,9 +86,9 @@ class _Replica:
     def run(self) -> None:
         """Never returns."""
         while True:
-            if not self._core.num_unfinished_requests:
+            if not self._core.num_unfinished:
                 self._report()
-            for message in self._inbox.take(wait=not self._core.num_unfinished_requests):
+            for message in self._inbox.take(wait=not self._core.num_unfinished):
                 self._handle(message)
             self._outputs += map(_without_prompt, self._core.step())
             self._steps += self._core.last_steps

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from furiosa_llm.replicas.dispatcher import MAX_DEATHS, Dispatcher
+from furiosa_llm.replicas.dispatcher import Dispatcher
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.sampling_params import SamplingParams
 
@@ -138,6 +138,44 @@ def test_the_prompt_that_kills_twice_is_given_up_and_no_other() -> None:
     assert (first, [prompt.request_id for prompt in second]) == ([], ["c"])
 
 
+def test_suspects_that_are_answered_let_more_be_tried_together() -> None:
+    dispatcher = make_dispatcher(1, low_water_tokens=1000)
+    for name in "abcdefgh":
+        dispatcher.add(make_prompt(name))
+    assign(dispatcher)
+    dispatcher.died(0)
+    dispatcher.restarted(0)
+
+    rounds = []
+    for _ in range(3):
+        rounds.append([name for _, name in assign(dispatcher)])
+        for name in rounds[-1]:
+            dispatcher.finished(0, name)
+
+    assert rounds == [["a"], ["b", "c"], ["d", "e", "f", "g", "h"]]
+
+
+def test_suspects_that_were_together_in_a_second_death_are_tried_one_by_one() -> None:
+    dispatcher = make_dispatcher(1, low_water_tokens=1000)
+    for name in "abcd":
+        dispatcher.add(make_prompt(name))
+    assign(dispatcher)
+    dispatcher.died(0)
+    dispatcher.restarted(0)
+    assign(dispatcher)
+    dispatcher.finished(0, "a")
+    assert assign(dispatcher) == [(0, "b"), (0, "c")]
+
+    second = dispatcher.died(0)
+    dispatcher.restarted(0)
+    third = assign(dispatcher)
+    dispatcher.finished(0, "b")
+    fourth = assign(dispatcher)
+
+    assert (second, third, fourth) == ([], [(0, "b")], [(0, "c")])
+    assert [prompt.request_id for prompt in dispatcher.died(0)] == ["c"]
+
+
 class World:
     """Replicas that answer, die and are started again, as a schedule of draws says."""
 
@@ -199,7 +237,7 @@ def test_every_prompt_is_answered_once_and_only_the_killer_is_given_up(
     for name, group in zip(names, groups, strict=True):
         dispatcher.add(make_prompt(name, group=group))
     world = World(dispatcher, num_replicas, killer)
-    for _ in range(len(names) + MAX_DEATHS):
+    for _ in range(len(names) + 4):
         for replica, place in draws:
             world.supply()
             world.work(replica % num_replicas, place)
