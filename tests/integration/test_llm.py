@@ -141,7 +141,7 @@ def test_parameters_of_another_number_than_the_prompts_are_refused(llm: LLM) -> 
     ("prompt", "error", "message"),
     [
         ({"prompt_token_ids": []}, InvalidRowError, "prompt 1: the prompt is empty"),
-        (7, InvalidRowError, "prompt 1: a prompt must be a text, .* got '7'"),
+        (7, InvalidRowError, "prompt 1: a prompt must be a text, .* got 7"),
         ("\ud800", InvalidRowError, "prompt 1: the prompt is no Unicode text"),
         ({"prompt_token_ids": [-1]}, InvalidRowError, "prompt 1: token id -1 is not in"),
         ({"prompt_token_ids": [5] * 1000}, PromptTooLongError, "prompt 1: This model's maximum"),

@@ -168,7 +168,7 @@ def test_without_max_tokens_an_answer_may_fill_the_context(engine: LLMEngine) ->
         (None, "hello", "request_id must be a string"),
         ("0", "", "the prompt is empty"),
         ("0", "\ud800", "the prompt is no Unicode text"),
-        ("0", 5, "a prompt must be a text, .* got '5'"),
+        ("0", 5, "a prompt must be a text, .* got 5"),
         ("0", {"prompt": None, "prompt_token_ids": None}, "a prompt must be a text"),
         ("0", {"prompt_token_ids": []}, "the prompt is empty"),
         ("0", {"prompt_token_ids": [5, 300]}, "token id 300 is not in the vocabulary of 300"),
