@@ -185,10 +185,7 @@ class EngineArgs:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
+        require_positive(self, _POSITIVE)
         for name in _PROCESS_COUNTS:
             value = getattr(self, name)
             if value is not None and value > MAX_PROCESSES:
@@ -263,6 +260,18 @@ def require_room_for_each(max_num_batched_tokens: int | None, max_num_seqs: int 
             f"max_num_seqs ({max_num_seqs}), so that every running request can have one "
             "token in a step"
         )
+
+
+def require_positive(owner: object, names: tuple[str, ...]) -> None:
+    """Refuses attributes below 1; None is not decided yet.
+
+    Raises:
+        ConfigError: One is.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
 
 
 def require_ratio(ratio: float) -> None:

@@ -63,9 +63,9 @@ class DeviceMesh:
     def facts(self) -> list[tuple[str, str]]:
         """Returns names and values that describe the mesh to people."""
         sizes = (
-            _counted(self.data_parallel_size, "replica"),
-            _counted(self.pipeline_parallel_size, "stage"),
-            _counted(self.tensor_parallel_size, _noun(self.replicas[0][0][0])),
+            counted(self.data_parallel_size, "replica"),
+            counted(self.pipeline_parallel_size, "stage"),
+            counted(self.tensor_parallel_size, _noun(self.replicas[0][0][0])),
         )
         facts = [("shape", " x ".join(sizes))]
         if self.replicas[0][0][0] == _ELASTIC:
@@ -200,7 +200,7 @@ def _lay_out(devices: Sequence[Device], places: list[list[Group]], sizes: _Sizes
         _logger.info(
             "%d of %s are not used: %s",
             len(dropped),
-            _counted(len(devices), _noun(devices[0])),
+            counted(len(devices), _noun(devices[0])),
             format_devices(dropped),
         )
     return DeviceMesh(replicas=replicas, dropped=dropped)
@@ -216,17 +216,17 @@ def _max_replicas(places: list[list[Group]], pp: int) -> int:
 
 def _no_room(devices: Sequence[Device], places: list[list[Group]], sizes: _Sizes, dp: int) -> str:
     noun = _noun(devices[0])
-    given = f"{_counted(len(devices), noun)} given ({format_devices(devices)})"
+    given = f"{counted(len(devices), noun)} given ({format_devices(devices)})"
     num_groups = sum(map(len, places))
     if num_groups >= dp * sizes.pp:
         return (
             f"pipeline parallelism across PEs of one device has no benefit: each replica needs "
             f"{sizes.pp} different NPUs for its stages, which the {given} do not offer to "
-            f"{_counted(dp, 'replica')} at once; give more NPUs, or lower one of {sizes}"
+            f"{counted(dp, 'replica')} at once; give more NPUs, or lower one of {sizes}"
         )
     num_needed = sizes.tp * sizes.pp * dp
     message = (
-        f"Not enough devices to run the model. {_counted(num_needed, noun)} are required. Give "
+        f"Not enough devices to run the model. {counted(num_needed, noun)} are required. Give "
         f"more than the {given}, or lower one of {sizes}"
     )
     if len(devices) < num_needed:
@@ -242,5 +242,6 @@ def _noun(device: Device) -> str:
     return "rank" if device == _ELASTIC else _NOUNS[device.kind]
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Returns `1 replica`, `2 replicas`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -11,6 +11,7 @@ from furiosa_llm.config import (
     DEFAULT_MAX_NUM_BATCHED_TOKENS,
     DEFAULT_MAX_NUM_SEQS,
     EngineArgs,
+    require_positive,
     require_ratio,
     require_room_for_each,
 )
@@ -58,10 +59,7 @@ class SchedulerConfig:
     max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name in _COUNTS and value is not None and value < 1:
-                raise ConfigError(f"{field.name} must be at least 1, got {value}")
+        require_positive(self, _COUNTS)
         require_ratio(self.spare_blocks_ratio)
         require_room_for_each(self.max_num_batched_tokens, self.max_num_seqs)
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from furiosa_llm.config import DTYPES, require_ratio, require_room_for_each
+from furiosa_llm.config import (
+    DTYPES,
+    require_positive,
+    require_ratio,
+    require_room_for_each,
+)
 from furiosa_llm.errors import ConfigError
 
 FORMAT = "furiosa-llm-artifact"
@@ -186,15 +191,3 @@ def runtime_json(runtime: RuntimeConfig) -> dict[str, object]:
     for name in ("prefill_buckets", "decode_buckets"):
         values[name] = [[entry.batch_size, entry.length] for entry in getattr(runtime, name)]
     return values
-
-
-def require_positive(owner: object, names: tuple[str, ...]) -> None:
-    """Refuses attributes below 1; None is not decided yet.
-
-    Raises:
-        ConfigError: One is.
-    """
-    for name in names:
-        value = getattr(owner, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")

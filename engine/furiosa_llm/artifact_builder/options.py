@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from furiosa_llm.artifact.contents import PARALLEL_SIZES, Bucket, RuntimeConfig, require_positive
-from furiosa_llm.config import DEFAULT_MAX_NUM_BATCHED_TOKENS, DTYPES
+from furiosa_llm.artifact.contents import PARALLEL_SIZES, Bucket, RuntimeConfig
+from furiosa_llm.config import DEFAULT_MAX_NUM_BATCHED_TOKENS, DTYPES, require_positive
 from furiosa_llm.device_mesh import build_mesh
 from furiosa_llm.devices import Device, parse_devices
 from furiosa_llm.errors import ConfigError

@@ -77,11 +77,6 @@ class Dispatcher:
         self._queued_tokens = 0
         self._owners = PrefixOwners(prefix_block_size)
 
-    @property
-    def num_alive(self) -> int:
-        """Replicas that work."""
-        return sum(replica.is_alive for replica in self._replicas)
-
     def is_alive(self, replica: int) -> bool:
         """Tells whether a replica works."""
         return self._replicas[replica].is_alive

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from furiosa_llm.config import EngineArgs
-from furiosa_llm.device_mesh import DeviceMesh, build_mesh, fused_groups
+from furiosa_llm.device_mesh import DeviceMesh, build_mesh, counted, fused_groups
 from furiosa_llm.devices import Device, expand_devices, parse_devices
 from furiosa_llm.errors import ConfigError
 
@@ -117,11 +117,6 @@ def place(
     if mesh.kind == "npu":
         _logger.warning("NPUs are emulated on this machine's CPU: %s", args.devices)
     return _Placer(mesh, cores, args.threads_per_replica).placement()
-
-
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Returns `1 replica`, `2 replicas`."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def usable_cores() -> tuple[int, ...]:
