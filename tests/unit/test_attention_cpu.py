@@ -11,7 +11,7 @@ from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.attention_torch import torch_attention
-from furiosa_llm.modeling.layer_cache import LayerCache
+from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 from furiosa_llm.modeling.step_layout import StepLayout
 from furiosa_llm.scheduler_output import ScheduledRequest, SchedulerOutput, StepCounts
 
@@ -47,6 +47,15 @@ def make_layout(spans: list[tuple[int, int]], block_size: int) -> StepLayout:
         )
     step = SchedulerOutput(requests=tuple(shares), counts=COUNTS)
     return InputBatch.build(step, block_size=block_size, device=torch.device("cpu")).layout
+
+
+def make_cache(shape: LayerShape, block_size: int) -> LayerCache:
+    """A cache that earlier requests left full of other numbers."""
+    cache = LayerCache.allocate(
+        shape, num_blocks=NUM_BLOCKS, block_size=block_size, device=torch.device("cpu")
+    )
+    cache.blocks.normal_(generator=torch.Generator().manual_seed(2))
+    return cache
 
 
 @pytest.mark.parametrize("block_size", [16, 64])
@@ -88,11 +97,9 @@ def test_the_kernel_agrees_with_plain_torch(
     # Decodes, a whole prompt, a chunk with a past that ends within a block, and one token.
     layout = make_layout([(70, 71), (0, 37), (33, 60), (0, 1), (15, 16)], block_size)
     num_tokens = len(layout.slot_mapping)
-    cache = LayerCache(
-        keys=draw(NUM_BLOCKS, num_kv_heads, key_size, block_size),
-        values=draw(NUM_BLOCKS, num_kv_heads, block_size, value_size),
-    )
-    exact_cache = LayerCache(keys=cache.keys.double(), values=cache.values.double())
+    shape = LayerShape(num_kv_heads=num_kv_heads, key_size=key_size, value_size=value_size)
+    cache = make_cache(shape, block_size)
+    exact_cache = dataclasses.replace(cache, blocks=cache.blocks.double())
     query = draw(num_tokens, num_heads, key_size)
     key = draw(num_tokens, num_kv_heads, key_size)
     value = draw(num_tokens, num_kv_heads, value_size)
@@ -121,7 +128,7 @@ def test_a_row_is_the_same_to_the_bit_whatever_runs_beside_it() -> None:
         block_tables=layout.block_tables[:1],
         tasks=layout.tasks[:1],
     )
-    cache = LayerCache(keys=torch.randn(40, 2, 16, 16), values=torch.randn(40, 2, 16, 16))
+    cache = make_cache(LayerShape(num_kv_heads=2, key_size=16, value_size=16), 16)
     query, key, value = torch.randn(26, 4, 16), torch.randn(26, 2, 16), torch.randn(26, 2, 16)
 
     together = CpuAttention(2)(query, key, value, cache, layout, params)

@@ -17,7 +17,7 @@ from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.execution.stage_runner import StageRunner
 from furiosa_llm.execution.token_chooser import TokenChooser
-from furiosa_llm.modeling import attention_cpu, paged_attention
+from furiosa_llm.modeling import attention_kernel, layer_kernels, paged_attention
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_torch import torch_attention
 from furiosa_llm.modeling.kernel_cache import keep_compiled
@@ -32,6 +32,9 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+KERNELS = (*attention_kernel.KERNELS, *layer_kernels.KERNELS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ class PreparedModel:
         device: torch.device,
     ) -> PreparedModel:
         """Joins a loaded model with what was decided for it."""
-        keep_compiled(attention_cpu.KERNELS, args.cache_dir)
+        keep_compiled(KERNELS, args.cache_dir)
         scheduler_config = SchedulerConfig.from_engine_args(args)
         if args.npu_queue_limit is None and loaded.stage is None and device.type == "cpu":
             # Preparing a step takes from the same cores as running one: see docs/parallelism.md.
@@ -137,6 +140,9 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
     scheduler_config = SchedulerConfig.from_engine_args(args)  # before minutes of loading
     loaded = load_model(args.model, dtype=dtype_of(args), trust_remote_code=args.trust_remote_code)
     loaded.model.to(device)
+    keep_compiled(KERNELS, args.cache_dir)
+    if device == "cpu":
+        loaded = loaded.fused()
     max_model_len = choose_max_model_len(args, loaded)
     num_blocks = kv_cache.choose_num_blocks(
         args,

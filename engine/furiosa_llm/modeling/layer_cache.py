@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+_VALUE_MULTIPLE = 16  # elements that a kernel on a CPU handles at once
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerShape:
@@ -17,37 +19,51 @@ class LayerShape:
     value_size: int
 
     @property
+    def padded_value_size(self) -> int:
+        """Elements that lie between the values of two tokens."""
+        return -(-self.value_size // _VALUE_MULTIPLE) * _VALUE_MULTIPLE
+
+    @property
     def num_token_elements(self) -> int:
         """Numbers stored for each token."""
-        return self.num_kv_heads * (self.key_size + self.value_size)
+        return self.num_kv_heads * (self.key_size + self.padded_value_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCache:
     """Keys and values of N blocks of B tokens.
 
+    All that a block holds lies together, head by head: a head's keys, then its values. A step
+    reads whole blocks in no order, and memory gives long stretches much faster than short ones.
     Keys lie with the tokens of a block side by side, so that one query's scores against a block
     are computed for many tokens at once; values lie with the elements of a head side by side.
     """
 
-    keys: torch.Tensor  # [N, K, D, B]
-    values: torch.Tensor  # [N, K, B, E]
+    blocks: torch.Tensor  # [N, K, D * B + B * E], E padded to a multiple of 16
+    shape: LayerShape
+    block_size: int
 
     @classmethod
     def allocate(
         cls, shape: LayerShape, *, num_blocks: int, block_size: int, device: torch.device
     ) -> LayerCache:
         """Reserves the memory; on a CPU, pages are taken only as blocks are written."""
-        heads = (num_blocks, shape.num_kv_heads)
-        return cls(
-            keys=_zeros((*heads, shape.key_size, block_size), device),
-            values=_zeros((*heads, block_size, shape.value_size), device),
-        )
+        head_span = (shape.key_size + shape.padded_value_size) * block_size
+        blocks = _zeros((num_blocks, shape.num_kv_heads, head_span), device)
+        return cls(blocks=blocks, shape=shape, block_size=block_size)
 
     @property
-    def block_size(self) -> int:
-        """Tokens in a block."""
-        return self.keys.shape[-1]
+    def keys(self) -> torch.Tensor:
+        """A view of the keys, [N, K, D, B]."""
+        num_elements = self.shape.key_size * self.block_size
+        return self.blocks[..., :num_elements].unflatten(2, (-1, self.block_size))
+
+    @property
+    def values(self) -> torch.Tensor:
+        """A view of the values, [N, K, B, E]."""
+        num_key_elements = self.shape.key_size * self.block_size
+        values = self.blocks[..., num_key_elements:].unflatten(2, (self.block_size, -1))
+        return values[..., : self.shape.value_size]
 
 
 def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:

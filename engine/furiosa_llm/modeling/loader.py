@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from furiosa_llm.config import ModelInfo
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling import adapters, paged_attention
+from furiosa_llm.modeling.fusion import fuse
 from furiosa_llm.modeling.model_config import (
     eos_token_ids_of,
     load_config,
@@ -38,18 +40,20 @@ class LoadedModel:
         model: In evaluation mode, with our attention function.
         layers: Its attention layers, in the order in which they run.
         info: Its limits and special tokens.
+        num_parameters: Weights of the model; those that two layers share count once.
         stage: The pipeline stage that is left of it, where it is cut into several.
     """
 
     model: PreTrainedModel
     layers: tuple[AttentionLayer, ...]
     info: ModelInfo
+    num_parameters: int
     stage: PipelineStage | None = None
 
-    @property
-    def num_parameters(self) -> int:
-        """Weights of the model; those that two layers share count once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+    def fused(self) -> LoadedModel:
+        """Returns the model, which is on a CPU, with its modules replaced by faster ones."""
+        layers = fuse(self.model, self.layers, max_model_len=self.info.max_model_len)
+        return dataclasses.replace(self, layers=layers)
 
     @property
     def is_small(self) -> bool:
@@ -102,7 +106,13 @@ def load_model(
         eos_token_ids=eos_token_ids_of(path, model.generation_config),
     )
     part = _take_part(path, model, split, max_model_len=info.max_model_len)
-    return LoadedModel(model=model, layers=tuple(part.layers), info=info, stage=part.stage)
+    return LoadedModel(
+        model=model,
+        layers=tuple(part.layers),
+        info=info,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        stage=part.stage,
+    )
 
 
 def _take_part(

@@ -53,23 +53,25 @@ class AttentionLayer:
     shape: LayerShape
 
 
-class _PagedLayer:
-    """Serves one attention module from its cache."""
+@dataclass(frozen=True, slots=True)
+class PagedLayer:
+    """What one attention module attends with: its cache, the running step, and a way to do it."""
 
-    def __init__(self, cache: LayerCache, step: CurrentStep, backend: AttentionBackend) -> None:
-        self._cache = cache
-        self._step = step
-        self._backend = backend
+    cache: LayerCache
+    step: CurrentStep
+    backend: AttentionBackend
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        params: AttentionParams,
-    ) -> torch.Tensor:
-        assert self._step.layout is not None, "the model was called outside a step"
-        return self._backend(query, key, value, self._cache, self._step.layout, params)
+    @classmethod
+    def of(cls, module: torch.nn.Module) -> PagedLayer:
+        """Returns what an attention module was bound to."""
+        paged_layer: PagedLayer = getattr(module, _ATTRIBUTE)
+        return paged_layer
+
+    @property
+    def layout(self) -> StepLayout:
+        """That of the running step."""
+        assert self.step.layout is not None, "the model was called outside a step"
+        return self.step.layout
 
 
 def register() -> None:
@@ -94,7 +96,7 @@ def bind(
 ) -> None:
     """Lets each layer of a model use its cache, with the layout that `step` holds by then."""
     for layer, cache in zip(layers, caches, strict=True):
-        setattr(layer.module, _ATTRIBUTE, _PagedLayer(cache, step, backend))
+        setattr(layer.module, _ATTRIBUTE, PagedLayer(cache, step, backend))
 
 
 def _attention_forward(  # noqa: PLR0913 - the signature is that of transformers
@@ -116,9 +118,9 @@ def _attention_forward(  # noqa: PLR0913 - the signature is that of transformers
         softcap=softcap,
         sinks=s_aux,
     )
-    output = getattr(module, _ATTRIBUTE).attend(
-        *(part[0].transpose(0, 1) for part in (query, key, value)), params
-    )
+    paged = PagedLayer.of(module)
+    parts = (part[0].transpose(0, 1) for part in (query, key, value))
+    output = paged.backend(*parts, paged.cache, paged.layout, params)
     return output.unsqueeze(0), None
 
 

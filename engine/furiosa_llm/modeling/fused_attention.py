@@ -1,0 +1,130 @@
+"""Attention with one projection, and one pass between it and the scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from furiosa_llm.modeling import layer_kernels
+from furiosa_llm.modeling.attention_cpu import CpuAttention
+from furiosa_llm.modeling.attention_params import AttentionParams
+from furiosa_llm.modeling.fused_modules import FusedRmsNorm
+from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
+from furiosa_llm.modeling.layer_kernels import Floats
+from furiosa_llm.modeling.packed_linear import PackedLinear, can_pack
+from furiosa_llm.modeling.paged_attention import PagedLayer
+
+_NO_NORM = np.empty(0, np.float32)
+
+
+class FusedAttention(nn.Module):
+    """Rotary attention whose queries, keys and values come out of one matrix product."""
+
+    def __init__(
+        self,
+        projection: PackedLinear,
+        output: PackedLinear,
+        norms: tuple[FusedRmsNorm, FusedRmsNorm] | None,
+        shape: LayerShape,
+        params: AttentionParams,
+    ) -> None:
+        """Joins the parts.
+
+        Args:
+            projection: To [(H + 2 * K) * D].
+            output: From [H * D].
+            norms: Of each query head and of each key head, if there are such.
+            shape: Of the keys and values; they have the same size.
+            params: Asked for in each step.
+        """
+        super().__init__()
+        self.qkv_proj, self.o_proj = projection, output
+        self._query_norm = norms[0].scale if norms else _NO_NORM
+        self._key_norm = norms[1].scale if norms else _NO_NORM
+        self._epsilon = norms[0].epsilon if norms else 0.0
+        self._params = params
+        self._head_size = shape.key_size
+        self._num_heads = projection.out_features // shape.key_size - 2 * shape.num_kv_heads
+
+    @classmethod
+    def candidates(
+        cls, module: nn.Module, shape: LayerShape, params: AttentionParams
+    ) -> list[FusedAttention]:
+        """Returns what may compute the same as an attention module of transformers."""
+        linears = [getattr(module, f"{name}_proj", None) for name in ("q", "k", "v", "o")]
+        if shape.key_size != shape.value_size or not all(map(can_pack, linears)):
+            return []
+        query, key, value, output = linears
+        norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
+        if all(norm is None for norm in norms):
+            choices: list[tuple[FusedRmsNorm, FusedRmsNorm] | None] = [None]
+        else:
+            choices = _head_norms(norms, shape.key_size)
+        if not choices:
+            return []
+        projection, back = PackedLinear.of(query, key, value), PackedLinear.of(output)
+        return [cls(projection, back, choice, shape, params) for choice in choices]
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        *_: object,
+        **__: object,
+    ) -> tuple[torch.Tensor, None]:
+        """[1, T, I] -> [1, T, I]. transformers passes more, which `fusion` found not to matter."""
+        paged = PagedLayer.of(self)
+        assert isinstance(paged.backend, CpuAttention)
+        projected = self.project(
+            hidden_states, position_embeddings, paged.cache, paged.layout.slot_mapping
+        )
+        output = paged.backend.attend(
+            projected.reshape(-1),
+            projected.shape[1],
+            self._num_heads,
+            paged.cache,
+            paged.layout,
+            self._params,
+        )
+        return self.o_proj(output.flatten(1)[None]), None
+
+    def project(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        cache: LayerCache,
+        slot_mapping: torch.Tensor,
+    ) -> Floats:
+        """Returns [T, (H + 2 * K) * D], queries first; keys and values are in the cache then."""
+        projected: Floats = self.qkv_proj(hidden_states)[0].numpy()
+        cos, sin = position_embeddings
+        layer_kernels.rotate_and_store(
+            projected,
+            self._num_heads,
+            self._head_size,
+            self._query_norm,
+            self._key_norm,
+            self._epsilon,
+            cos[0].numpy(),
+            sin[0].numpy(),
+            slot_mapping.numpy(),
+            cache.blocks.numpy(),
+            cache.block_size,
+        )
+        return projected
+
+
+def _head_norms(
+    norms: list[nn.Module | None], head_size: int
+) -> list[tuple[FusedRmsNorm, FusedRmsNorm]]:
+    """Pairs of norms over single heads that may compute the same as a module's own."""
+    if any(norm is None for norm in norms):
+        return []
+    query_norms, key_norms = (FusedRmsNorm.candidates(norm) for norm in norms if norm is not None)
+    return [
+        (query_norm, key_norm)
+        for query_norm, key_norm in zip(query_norms, key_norms, strict=False)
+        if query_norm.scale.shape == key_norm.scale.shape == (head_size,)
+        and query_norm.epsilon == key_norm.epsilon
+    ]

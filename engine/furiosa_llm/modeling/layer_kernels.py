@@ -1,0 +1,105 @@
+"""What lies between a layer's matrix products, each in one pass, as numba compiles it."""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+_ZERO = np.float32(0.0)
+
+
+@numba.njit(nogil=True, fastmath=True)
+def normalize(inputs: Floats, weight: Floats, epsilon: float, output: Floats) -> None:
+    """Writes x * weight / sqrt(mean(x**2) + epsilon) for each row x of [T, I] (RMSNorm)."""
+    for row in range(inputs.shape[0]):
+        total = _ZERO
+        for i in range(inputs.shape[1]):
+            total += inputs[row, i] * inputs[row, i]
+        factor = np.float32(1.0 / math.sqrt(total / inputs.shape[1] + epsilon))
+        for i in range(inputs.shape[1]):
+            output[row, i] = inputs[row, i] * factor * weight[i]
+
+
+@numba.njit(nogil=True, fastmath=True)
+def rotate_and_store(  # noqa: PLR0913 - a kernel: arrays come one by one
+    projected: Floats,
+    num_heads: int,
+    key_size: int,
+    query_norm: Floats,
+    key_norm: Floats,
+    epsilon: float,
+    cos: Floats,
+    sin: Floats,
+    slot_mapping: npt.NDArray[np.int64],
+    blocks: Floats,
+    block_size: int,
+) -> None:
+    """Rotates queries and keys by their positions, and writes keys and values to their slots.
+
+    Args:
+        projected: [T, (H + 2 * K) * D], queries, keys and values; the queries are rotated in
+            place, the keys too.
+        num_heads: H.
+        key_size: D, of values too.
+        query_norm: [D], weights of an RMSNorm over each query head; [0] for none.
+        key_norm: [D] or [0], of each key head.
+        epsilon: Of both.
+        cos: [T, P], of the first P <= D elements of a head (RoFormer, Su et al. 2021), whose two
+            halves make the pairs.
+        sin: [T, P].
+        slot_mapping: [T].
+        blocks: [N, K, D * B + B * E], E = D padded.
+        block_size: B.
+    """
+    num_kv_heads = blocks.shape[1]
+    value_start = key_size * block_size
+    value_stride = (blocks.shape[2] - value_start) // block_size
+    for token in range(slot_mapping.shape[0]):
+        row = projected[token]
+        block, offset = slot_mapping[token] // block_size, slot_mapping[token] % block_size
+        for head in range(num_heads):
+            query = row[head * key_size : (head + 1) * key_size]
+            _normalize_head(query, query_norm, epsilon)
+            _rotate(query, cos[token], sin[token])
+        for head in range(num_kv_heads):
+            start = (num_heads + head) * key_size
+            key = row[start : start + key_size]
+            _normalize_head(key, key_norm, epsilon)
+            _rotate(key, cos[token], sin[token])
+            lines = blocks[block, head]
+            for d in range(key_size):
+                lines[d * block_size + offset] = key[d]
+            start += num_kv_heads * key_size
+            value = row[start : start + key_size]
+            slot = value_start + offset * value_stride
+            for e in range(key_size):
+                lines[slot + e] = value[e]
+
+
+KERNELS = (normalize, rotate_and_store)
+
+
+@numba.njit(nogil=True, fastmath=True, inline="always")
+def _normalize_head(head: Floats, weight: Floats, epsilon: float) -> None:
+    if weight.shape[0] == 0:
+        return
+    total = _ZERO
+    for d in range(head.shape[0]):
+        total += head[d] * head[d]
+    factor = np.float32(1.0 / math.sqrt(total / head.shape[0] + epsilon))
+    for d in range(head.shape[0]):
+        head[d] = head[d] * factor * weight[d]
+
+
+@numba.njit(nogil=True, fastmath=True, inline="always")
+def _rotate(head: Floats, cos: Floats, sin: Floats) -> None:
+    half = cos.shape[0] // 2
+    for d in range(half):
+        first, second = head[d], head[half + d]
+        head[d] = first * cos[d] - second * sin[d]
+        head[half + d] = second * cos[half + d] + first * sin[half + d]

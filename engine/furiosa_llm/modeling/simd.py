@@ -1,0 +1,184 @@
+"""Vectors of sixteen float32 for kernels that numba compiles.
+
+A compiler seldom keeps the sums of nested loops in registers by itself. With these operations a
+kernel says so: a vector is a value like a number, and LLVM makes one or more registers of it on
+whatever processor there is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+LANES = 16
+
+_INT = ir.IntType(32)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_INTS = ir.VectorType(_INT, LANES)
+_FLOAT_BYTES = 4
+
+
+class Float32x16(types.Type):
+    """The type of a vector, as numba knows it."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Float32x16")
+
+
+@register_model(Float32x16)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, _FLOATS)
+
+
+_vector = Float32x16()
+
+# Each of the following is a function for kernels alone. Its body tells numba the types, and how
+# to emit the code; the first parameter is numba's own.
+
+
+@intrinsic
+def load(typing: Any, array: Any, index: Any) -> Any:
+    """Returns the sixteen elements of a flat array that begin at `index`."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], *arguments)
+        return builder.load(pointer, align=_FLOAT_BYTES)
+
+    return _vector(array, types.intp), emit
+
+
+@intrinsic
+def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Writes a vector to the sixteen elements of a flat array that begin at `index`."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], *arguments[:2])
+        builder.store(arguments[2], pointer, align=_FLOAT_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _vector), emit
+
+
+@intrinsic
+def splat(typing: Any, number: Any) -> Any:
+    """Returns a vector whose elements all are one number."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        undefined = ir.Constant(_FLOATS, ir.Undefined)
+        first = builder.insert_element(undefined, arguments[0], _INT(0))
+        return builder.shuffle_vector(first, undefined, ir.Constant(_INTS, [_INT(0)] * LANES))
+
+    return _vector(types.float32), emit
+
+
+@intrinsic
+def add(typing: Any, a: Any, b: Any) -> Any:
+    """Returns a + b."""
+    return _vector(_vector, _vector), lambda _, builder, __, arguments: builder.fadd(*arguments)
+
+
+@intrinsic
+def sub(typing: Any, a: Any, b: Any) -> Any:
+    """Returns a - b."""
+    return _vector(_vector, _vector), lambda _, builder, __, arguments: builder.fsub(*arguments)
+
+
+@intrinsic
+def mul(typing: Any, a: Any, b: Any) -> Any:
+    """Returns a * b."""
+    return _vector(_vector, _vector), lambda _, builder, __, arguments: builder.fmul(*arguments)
+
+
+@intrinsic
+def maximum(typing: Any, a: Any, b: Any) -> Any:
+    """Returns the larger of a and b, element by element."""
+    return _vector(_vector, _vector), lambda _, builder, __, arguments: _larger(builder, *arguments)
+
+
+@intrinsic
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """Returns a * b + c, rounded once."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _call(builder, "llvm.fma.v16f32", arguments)
+
+    return _vector(_vector, _vector, _vector), emit
+
+
+@intrinsic
+def rint(typing: Any, a: Any) -> Any:
+    """Returns the nearest whole numbers."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _call(builder, "llvm.rint.v16f32", arguments)
+
+    return _vector(_vector), emit
+
+
+@intrinsic
+def exp2_of_whole(typing: Any, a: Any) -> Any:
+    """Returns 2**a for whole numbers in [-126, 127]."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        exponent = builder.add(builder.fptosi(arguments[0], _INTS), ir.Constant(_INTS, [127] * LANES))
+        return builder.bitcast(builder.shl(exponent, ir.Constant(_INTS, [23] * LANES)), _FLOATS)
+
+    return _vector(_vector), emit
+
+
+@intrinsic
+def sum_of(typing: Any, a: Any) -> Any:
+    """Returns the sum of the elements, as a number."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _reduce(builder, arguments[0], lambda builder, a, b: builder.fadd(a, b))
+
+    return types.float32(_vector), emit
+
+
+@intrinsic
+def max_of(typing: Any, a: Any) -> Any:
+    """Returns the largest element, as a number."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _reduce(builder, arguments[0], _larger)
+
+    return types.float32(_vector), emit
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _FLOATS.as_pointer())
+
+
+def _call(builder: Any, name: str, arguments: Any) -> Any:
+    function_type = ir.FunctionType(_FLOATS, [_FLOATS] * len(arguments))
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function_type, name), arguments
+    )
+
+
+def _larger(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _reduce(builder: Any, vector: Any, combine: Any) -> Any:
+    """Combines the halves of a vector until one element is left."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        halves = (
+            builder.shuffle_vector(
+                vector,
+                ir.Constant(vector.type, ir.Undefined),
+                ir.Constant(ir.VectorType(_INT, width), [_INT(first + i) for i in range(width)]),
+            )
+            for first in (0, width)
+        )
+        vector = combine(builder, *halves)
+    return builder.extract_element(vector, _INT(0))
