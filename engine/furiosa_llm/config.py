@@ -20,6 +20,7 @@ from furiosa_llm.options import (
 )
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("int8",)
 TOKENIZER_MODES = ("auto", "slow")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_MAX_NUM_SEQS = 256
@@ -72,6 +73,16 @@ class EngineArgs:
         "float32 on a CPU.",
         default="auto",
         choices=DTYPES,
+    )
+    quantization: str | None = option(
+        "int8: linear layers with weights and activations of 8 bits, on a CPU; the artifact's, "
+        "else none, if not given.",
+        parse=parse_optional(str),
+        default=None,
+        choices=QUANTIZATIONS,
+    )
+    deterministic: bool = option(
+        "Answer a prompt with the same bytes whatever runs beside it.", default=False, is_flag=True
     )
     seed: int = option("Seed of every random draw.", parse=int, default=0)
     devices: str | None = option(
@@ -198,6 +209,8 @@ class EngineArgs:
         if self.cache_dir == "":
             raise ConfigError("cache_dir must be a folder, or None for none, got ''")
         _require_one_of("dtype", self.dtype, DTYPES)
+        if self.quantization is not None:
+            _require_one_of("quantization", self.quantization, QUANTIZATIONS)
         _require_one_of("tokenizer_mode", self.tokenizer_mode, TOKENIZER_MODES)
         _require_one_of("paged_attention_block_size", self.paged_attention_block_size, BLOCK_SIZES)
 

@@ -11,6 +11,8 @@ class EngineOptions(TypedDict, total=False):
     tokenizer: str | None
     tokenizer_mode: str
     dtype: str
+    quantization: str | None
+    deterministic: bool
     seed: int
     devices: str | None
     tensor_parallel_size: int | None

@@ -17,7 +17,7 @@ from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.execution.stage_runner import StageRunner
 from furiosa_llm.execution.token_chooser import TokenChooser
-from furiosa_llm.modeling import attention_kernel, layer_kernels, paged_attention
+from furiosa_llm.modeling import attention_kernel, int8_kernels, layer_kernels, paged_attention
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_torch import torch_attention
 from furiosa_llm.modeling.kernel_cache import keep_compiled
@@ -34,7 +34,7 @@ _DTYPES = {
 }
 
 
-KERNELS = (*attention_kernel.KERNELS, *layer_kernels.KERNELS)
+KERNELS = (*attention_kernel.KERNELS, *layer_kernels.KERNELS, *int8_kernels.KERNELS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,9 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
     loaded.model.to(device)
     keep_compiled(KERNELS, args.cache_dir)
     if device == "cpu":
-        loaded = loaded.fused()
+        loaded = loaded.fused(quantization=args.quantization, deterministic=args.deterministic)
+    else:
+        refuse_cpu_options(args, f"on {device}")
     max_model_len = choose_max_model_len(args, loaded)
     num_blocks = kv_cache.choose_num_blocks(
         args,
@@ -158,6 +160,22 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
         num_blocks=num_blocks,
         device=torch.device(device),
     )
+
+
+def refuse_cpu_options(args: EngineArgs, where: str) -> None:
+    """Refuses options that only a whole model on a CPU has.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    for name, is_given in (
+        ("quantization", args.quantization is not None),
+        ("deterministic", args.deterministic),
+    ):
+        if is_given:
+            raise ConfigError(
+                f"{name} is not supported {where}; leave it out, or run a whole model on a CPU"
+            )
 
 
 def dtype_of(args: EngineArgs) -> torch.dtype:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.execution import kv_cache
-from furiosa_llm.execution.prepared_model import PreparedModel, choose_max_model_len, dtype_of
+from furiosa_llm.execution.prepared_model import (
+    PreparedModel,
+    choose_max_model_len,
+    dtype_of,
+    refuse_cpu_options,
+)
 from furiosa_llm.execution.rank_group import RankGroup
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.model_split import ModelSplit
@@ -25,6 +30,7 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
         RuntimeError: Another rank failed or did not answer in time.
     """
     place = group.place
+    refuse_cpu_options(args, "with a model that is split among processes")
     scheduler_config = SchedulerConfig.from_engine_args(args)  # before minutes of loading
     loaded = load_model(
         args.model,

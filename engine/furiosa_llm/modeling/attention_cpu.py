@@ -49,7 +49,7 @@ class CpuAttention:
         )
         return output.to(query.dtype)
 
-    def attend(  # noqa: PLR0913 - what lies where, and what is asked for
+    def attend(
         self,
         query: attention_kernel.Floats,
         query_stride: int,

@@ -16,13 +16,12 @@ import numpy.typing as npt
 from furiosa_llm.modeling.simd import (
     LANES,
     add,
-    exp2_of_whole,
+    exponential,
     fma,
     load,
     max_of,
     maximum,
     mul,
-    rint,
     splat,
     store,
     sub,
@@ -36,14 +35,6 @@ Ints = npt.NDArray[np.int32]
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _LOWEST = np.float32(-1e30)
-_LOG2_E = np.float32(1.4426950408889634)
-# 2**f = 1 + f * (P1 + f * (P2 + ...)) on [-0.5, 0.5], with a relative error of 1e-7.
-_P1 = np.float32(0.6931471824645996)
-_P2 = np.float32(0.24022650718688965)
-_P3 = np.float32(0.055503569543361664)
-_P4 = np.float32(0.009618056938052177)
-_P5 = np.float32(0.0013390866806730628)
-_P6 = np.float32(0.00015461447765119374)
 
 
 @numba.njit(nogil=True, fastmath=True)
@@ -70,7 +61,7 @@ def store_tokens(
 
 
 @numba.njit(nogil=True, fastmath=True)
-def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel: loops nest, arrays come one by one
+def attend(  # noqa: C901, PLR0913 - a kernel: loops nest, arrays come one by one
     query: Floats,
     query_stride: int,
     blocks: Floats,
@@ -217,16 +208,7 @@ def _exponentiate(scores: Floats, largest: np.float32) -> np.float32:
     """Replaces each score s by e**(s - largest), and returns their sum."""
     total = splat(_ZERO)
     for s in range(0, scores.shape[0], LANES):
-        x = mul(sub(load(scores, s), splat(largest)), splat(_LOG2_E))
-        x = maximum(x, splat(np.float32(-126.0)))
-        whole = rint(x)
-        f = sub(x, whole)
-        power = fma(f, splat(_P6), splat(_P5))
-        power = fma(f, power, splat(_P4))
-        power = fma(f, power, splat(_P3))
-        power = fma(f, power, splat(_P2))
-        power = fma(f, power, splat(_P1))
-        power = mul(fma(f, power, splat(_ONE)), exp2_of_whole(whole))
+        power = exponential(sub(load(scores, s), splat(largest)))
         store(scores, s, power)
         total = add(total, power)
     return sum_of(total)  # type: ignore[no-any-return]  # numba has no types

@@ -10,9 +10,10 @@ from furiosa_llm.modeling import layer_kernels
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.fused_modules import FusedRmsNorm
+from furiosa_llm.modeling.int8_linear import Int8Linear
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 from furiosa_llm.modeling.layer_kernels import Floats
-from furiosa_llm.modeling.packed_linear import PackedLinear, can_pack
+from furiosa_llm.modeling.packed_linear import PackedLinear, packable_linears
 from furiosa_llm.modeling.paged_attention import PagedLayer
 
 _NO_NORM = np.empty(0, np.float32)
@@ -39,7 +40,8 @@ class FusedAttention(nn.Module):
             params: Asked for in each step.
         """
         super().__init__()
-        self.qkv_proj, self.o_proj = projection, output
+        self.qkv_proj: PackedLinear | Int8Linear = projection
+        self.o_proj: PackedLinear | Int8Linear = output
         self._query_norm = norms[0].scale if norms else _NO_NORM
         self._key_norm = norms[1].scale if norms else _NO_NORM
         self._epsilon = norms[0].epsilon if norms else 0.0
@@ -52,19 +54,20 @@ class FusedAttention(nn.Module):
         cls, module: nn.Module, shape: LayerShape, params: AttentionParams
     ) -> list[FusedAttention]:
         """Returns what may compute the same as an attention module of transformers."""
-        linears = [getattr(module, f"{name}_proj", None) for name in ("q", "k", "v", "o")]
-        if shape.key_size != shape.value_size or not all(map(can_pack, linears)):
+        linears = packable_linears(module, ("q_proj", "k_proj", "v_proj", "o_proj"))
+        if linears is None or shape.key_size != shape.value_size:
             return []
         query, key, value, output = linears
-        norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
-        if all(norm is None for norm in norms):
-            choices: list[tuple[FusedRmsNorm, FusedRmsNorm] | None] = [None]
-        else:
-            choices = _head_norms(norms, shape.key_size)
-        if not choices:
-            return []
         projection, back = PackedLinear.of(query, key, value), PackedLinear.of(output)
-        return [cls(projection, back, choice, shape, params) for choice in choices]
+        return [
+            cls(projection, back, norms, shape, params)
+            for norms in _head_norms(module, shape.key_size)
+        ]
+
+    def quantize(self, module: nn.Module) -> None:
+        """Computes with 8-bit weights from now on, made of those of the module it replaces."""
+        query, key, value, output = (module.get_submodule(f"{name}_proj") for name in "qkvo")
+        self.qkv_proj, self.o_proj = Int8Linear.of(query, key, value), Int8Linear.of(output)
 
     def forward(
         self,
@@ -116,15 +119,17 @@ class FusedAttention(nn.Module):
 
 
 def _head_norms(
-    norms: list[nn.Module | None], head_size: int
-) -> list[tuple[FusedRmsNorm, FusedRmsNorm]]:
-    """Pairs of norms over single heads that may compute the same as a module's own."""
-    if any(norm is None for norm in norms):
+    module: nn.Module, head_size: int
+) -> list[tuple[FusedRmsNorm, FusedRmsNorm] | None]:
+    """Norms over single heads that may compute the same as a module's own; None for none."""
+    norms = [norm for norm in (getattr(module, f"{name}_norm", None) for name in "qk") if norm]
+    if not norms:
+        return [None]
+    if len(norms) == 1:
         return []
-    query_norms, key_norms = (FusedRmsNorm.candidates(norm) for norm in norms if norm is not None)
     return [
         (query_norm, key_norm)
-        for query_norm, key_norm in zip(query_norms, key_norms, strict=False)
+        for query_norm, key_norm in zip(*map(FusedRmsNorm.candidates, norms), strict=False)
         if query_norm.scale.shape == key_norm.scale.shape == (head_size,)
         and query_norm.epsilon == key_norm.epsilon
     ]

@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 
 from furiosa_llm.modeling import layer_kernels
 from furiosa_llm.modeling.layer_kernels import Floats
-from furiosa_llm.modeling.packed_linear import Activation, PackedLinear, can_pack
+from furiosa_llm.modeling.packed_linear import Activation, PackedLinear, packable_linears
 
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": ("swish", ""),
@@ -63,14 +63,19 @@ class FusedGatedMlp(nn.Module):
     @classmethod
     def of(cls, module: nn.Module) -> FusedGatedMlp | None:
         """Takes the three layers over, if the module has such."""
-        linears = [getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down")]
+        linears = packable_linears(module, ("gate_proj", "up_proj", "down_proj"))
         activation = _activation_of(getattr(module, "act_fn", None))
-        if activation is None or not all(linear is not None and can_pack(linear) for linear in linears):
+        if activation is None or linears is None:
             return None
         gate, up, down = linears
         return cls(
             PackedLinear.of(gate, activation=activation), PackedLinear.of(up), PackedLinear.of(down)
         )
+
+    @property
+    def is_silu(self) -> bool:
+        """Whether the activation is the one that other gated MLPs know."""
+        return self.gate_proj.activation == _ACTIVATIONS["silu"]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[*, I] -> [*, I]."""

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling import paged_attention
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.fused_attention import FusedAttention
 from furiosa_llm.modeling.fused_modules import FusedGatedMlp, FusedRmsNorm
+from furiosa_llm.modeling.int8_linear import Int8GatedMlp, Int8Linear
 from furiosa_llm.modeling.layer_cache import LayerCache
 from furiosa_llm.modeling.packed_linear import PackedLinear, can_pack
 from furiosa_llm.modeling.paged_attention import AttentionLayer, CurrentStep
@@ -35,35 +37,71 @@ _TOLERANCE = 3e-5
 
 
 def fuse(
-    model: nn.Module, layers: Sequence[AttentionLayer], *, max_model_len: int
+    model: nn.Module,
+    layers: Sequence[AttentionLayer],
+    *,
+    max_model_len: int,
+    quantization: str | None = None,
 ) -> tuple[AttentionLayer, ...]:
     """Replaces what can be replaced in a model on a CPU, and returns its attention layers.
 
     A model that says anything else afterwards is left as it was.
+
+    Args:
+        model: Changed.
+        layers: Those that attend.
+        max_model_len: Longest sequence that it has to serve.
+        quantization: `int8` to compute linear layers with 8 bits; None for their own precision.
+
+    Raises:
+        ModelLoadError: It cannot be quantised.
     """
     trial = _Trial(model, layers, max_model_len=max_model_len)
     expected = trial.run()
     swaps = _Swaps(model)
-    fused: list[AttentionLayer] = []
-    for layer in layers:
-        replacement = _fused_attention(layer, trial)
-        if replacement is not None:
-            swaps.put(layer.module, replacement)
-        fused.append(
-            layer if replacement is None else dataclasses.replace(layer, module=replacement)
-        )
+    fused = [_swap_attention(layer, swaps, trial, quantization) for layer in layers]
     for module in swaps.remaining():
-        replacement = _fused(module, trial.calls.get(module))
+        replacement = _fused(module, trial.calls.get(module), quantization)
         if replacement is not None:
             swaps.put(module, replacement)
     for module in swaps.remaining():
         if can_pack(module):
-            swaps.put(module, PackedLinear.of(module))
-    if not trial.agrees(fused, expected):
+            swaps.put(
+                module,
+                PackedLinear.of(module) if quantization is None else Int8Linear.of(module),
+            )
+    logits = trial.repeat(fused)
+    if quantization is not None:
+        _require_quantized(model, logits)
+    elif logits is None or not is_close(logits, expected):
         _logger.info("%s is left as it is: fused, it says something else", type(model).__name__)
         swaps.undo()
         return tuple(layers)
     return tuple(fused)
+
+
+def make_deterministic(model: nn.Module) -> None:
+    """Lets a fused model compute a token in the same way whatever runs beside it.
+
+    Raises:
+        ModelLoadError: It has matrices that are multiplied by something that is not ours.
+    """
+    for module in model.modules():
+        has_matrix = any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+        if has_matrix and not isinstance(module, nn.Embedding):
+            raise ModelLoadError(
+                f"{type(module).__name__} may round otherwise in a batch than alone; run it "
+                "without --deterministic"
+            )
+        if isinstance(module, PackedLinear):
+            module.min_rows = PackedLinear.MIN_ROWS_TO_BE_INDEPENDENT
+
+
+def _require_quantized(model: nn.Module, logits: torch.Tensor | None) -> None:
+    if not any(isinstance(module, Int8Linear) for module in model.modules()):
+        raise ModelLoadError("it has no linear layer that can be computed with 8 bits")
+    if logits is None or not logits.isfinite().all():
+        raise ModelLoadError("it does not run with linear layers of 8 bits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +148,16 @@ class _Trial:
             for hook in hooks:
                 hook.remove()
 
-    def agrees(self, layers: Sequence[AttentionLayer], expected: torch.Tensor) -> bool:
-        """Tells whether the model still gives the same logits with other attention layers."""
+    def repeat(self, layers: Sequence[AttentionLayer]) -> torch.Tensor | None:
+        """Returns the logits with other attention layers, as steps will compute them.
+
+        None if the model does not run with what was replaced: some look into their linear layers.
+        """
         try:
-            return is_close(self._run(layers, CpuAttention(1)), expected)
+            return self._run(layers, CpuAttention(1))
         except (AttributeError, TypeError, RuntimeError) as error:
-            _logger.info("a fused model fails: %s", error)
-            return False
+            _logger.info("the fused model fails: %s", error)
+            return None
 
     def _run(self, layers: Sequence[AttentionLayer], backend: Any) -> torch.Tensor:
         caches = [
@@ -182,22 +223,32 @@ class _Swaps:
             self._model.set_submodule(name, module)
 
 
+def _swap_attention(
+    layer: AttentionLayer, swaps: _Swaps, trial: _Trial, quantization: str | None
+) -> AttentionLayer:
+    attention = _fused_attention(layer, trial)
+    if attention is None:
+        return layer
+    if quantization is not None:
+        attention.quantize(layer.module)
+    swaps.put(layer.module, attention)
+    return dataclasses.replace(layer, module=attention)
+
+
 def _fused_attention(layer: AttentionLayer, trial: _Trial) -> FusedAttention | None:
     call, attended = trial.calls.get(layer.module), trial.attended.get(layer.module)
     if call is None or attended is None or not isinstance(call.output, tuple):
         return None
     hidden_states = call.keywords.get("hidden_states", *call.arguments[:1])
-    embeddings = call.keywords.get("position_embeddings")
-    if not _is_rotation(embeddings, head_size=layer.shape.key_size):
+    rotation = _rotation(call.keywords.get("position_embeddings"), layer.shape.key_size)
+    if rotation is None:
         return None
     for candidate in FusedAttention.candidates(layer.module, layer.shape, attended.params):
         cache = LayerCache.allocate(
             layer.shape, num_blocks=1, block_size=_BLOCK_SIZE, device=torch.device("cpu")
         )
         with torch.inference_mode():
-            projected = candidate.project(
-                hidden_states, embeddings, cache, torch.arange(_NUM_TOKENS)
-            )
+            projected = candidate.project(hidden_states, rotation, cache, torch.arange(_NUM_TOKENS))
         query = torch.from_numpy(projected)[:, : attended.query[0].numel()]
         if (
             is_close(query, attended.query.flatten(1))
@@ -208,32 +259,31 @@ def _fused_attention(layer: AttentionLayer, trial: _Trial) -> FusedAttention | N
     return None
 
 
-def _fused(module: nn.Module, call: _Call | None) -> nn.Module | None:
+def _fused(module: nn.Module, call: _Call | None, quantization: str | None) -> nn.Module | None:
     """Returns a norm or an MLP that computes what a module computed."""
     if call is None or not isinstance(call.output, torch.Tensor) or len(call.arguments) != 1:
         return None
     mlp = FusedGatedMlp.of(module)
     candidates: list[nn.Module] = [*FusedRmsNorm.candidates(module)] if mlp is None else [mlp]
     with torch.inference_mode():
-        for candidate in candidates:
-            if is_close(candidate(*call.arguments), call.output):
-                return candidate
+        found = [c for c in candidates if is_close(c(*call.arguments), call.output)]
+    if not found:
+        return None
+    if mlp is None or quantization is None:
+        return found[0]
+    return Int8GatedMlp.of(module) if mlp.is_silu else None
+
+
+def _rotation(embeddings: object, head_size: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Returns cosines and sines [1, T, P], if that is what a layer was given."""
+    match embeddings:
+        case (torch.Tensor() as cos, torch.Tensor() as sin) if (
+            cos.shape == sin.shape == (1, _NUM_TOKENS, cos.shape[-1])
+            and cos.shape[-1] <= head_size
+            and cos.dtype == sin.dtype == torch.float32
+        ):
+            return cos, sin
     return None
-
-
-def _is_rotation(embeddings: object, *, head_size: int) -> bool:
-    return (
-        isinstance(embeddings, tuple)
-        and len(embeddings) == 2
-        and all(
-            isinstance(part, torch.Tensor)
-            and part.dtype == torch.float32
-            and part.ndim == 3
-            and part.shape[0] == 1
-            and part.shape[2] <= head_size
-            for part in embeddings
-        )
-    )
 
 
 def is_close(actual: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -55,15 +55,15 @@ class LayerCache:
     @property
     def keys(self) -> torch.Tensor:
         """A view of the keys, [N, K, D, B]."""
-        num_elements = self.shape.key_size * self.block_size
-        return self.blocks[..., :num_elements].unflatten(2, (-1, self.block_size))
+        keys = self.blocks[..., : self.shape.key_size * self.block_size]
+        return keys.view(*keys.shape[:2], -1, self.block_size)
 
     @property
     def values(self) -> torch.Tensor:
         """A view of the values, [N, K, B, E]."""
-        num_key_elements = self.shape.key_size * self.block_size
-        values = self.blocks[..., num_key_elements:].unflatten(2, (self.block_size, -1))
-        return values[..., : self.shape.value_size]
+        values = self.blocks[..., self.shape.key_size * self.block_size :]
+        rows = values.view(*values.shape[:2], self.block_size, -1)
+        return rows[..., : self.shape.value_size]
 
 
 def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:

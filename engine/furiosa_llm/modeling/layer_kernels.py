@@ -11,6 +11,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 _ZERO = np.float32(0.0)
+_TILE = 16  # tokens whose keys are turned into columns at once
 
 
 @numba.njit(nogil=True, fastmath=True)
@@ -56,29 +57,37 @@ def rotate_and_store(  # noqa: PLR0913 - a kernel: arrays come one by one
         blocks: [N, K, D * B + B * E], E = D padded.
         block_size: B.
     """
-    num_kv_heads = blocks.shape[1]
+    num_kv_heads, num_tokens = blocks.shape[1], slot_mapping.shape[0]
     value_start = key_size * block_size
     value_stride = (blocks.shape[2] - value_start) // block_size
-    for token in range(slot_mapping.shape[0]):
-        row = projected[token]
-        block, offset = slot_mapping[token] // block_size, slot_mapping[token] % block_size
-        for head in range(num_heads):
-            query = row[head * key_size : (head + 1) * key_size]
-            _normalize_head(query, query_norm, epsilon)
-            _rotate(query, cos[token], sin[token])
+    start = 0
+    while start < num_tokens:
+        stop = start + 1  # of tokens whose slots follow each other in one block
+        while (
+            stop < num_tokens
+            and stop - start < _TILE
+            and slot_mapping[stop] == slot_mapping[stop - 1] + 1
+            and slot_mapping[stop] % block_size != 0
+        ):
+            stop += 1
+        for token in range(start, stop):
+            for head in range(num_heads + num_kv_heads):
+                part = projected[token, head * key_size : (head + 1) * key_size]
+                _normalize_head(part, query_norm if head < num_heads else key_norm, epsilon)
+                _rotate(part, cos[token], sin[token])
+        block, offset = slot_mapping[start] // block_size, slot_mapping[start] % block_size
         for head in range(num_kv_heads):
-            start = (num_heads + head) * key_size
-            key = row[start : start + key_size]
-            _normalize_head(key, key_norm, epsilon)
-            _rotate(key, cos[token], sin[token])
             lines = blocks[block, head]
+            key = (num_heads + head) * key_size
             for d in range(key_size):
-                lines[d * block_size + offset] = key[d]
-            start += num_kv_heads * key_size
-            value = row[start : start + key_size]
-            slot = value_start + offset * value_stride
-            for e in range(key_size):
-                lines[slot + e] = value[e]
+                for token in range(start, stop):
+                    lines[d * block_size + offset + token - start] = projected[token, key + d]
+            value = key + num_kv_heads * key_size
+            for token in range(start, stop):
+                slot = value_start + (offset + token - start) * value_stride
+                for e in range(key_size):
+                    lines[slot + e] = projected[token, value + e]
+        start = stop
 
 
 KERNELS = (normalize, rotate_and_store)

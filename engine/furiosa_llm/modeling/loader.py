@@ -7,19 +7,20 @@ from dataclasses import dataclass
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from furiosa_llm.config import ModelInfo
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling import adapters, paged_attention
-from furiosa_llm.modeling.fusion import fuse
+from furiosa_llm.modeling.fusion import fuse, make_deterministic
 from furiosa_llm.modeling.model_config import (
     eos_token_ids_of,
     load_config,
     max_model_len_of,
     one_line,
+    quantization_method_of,
     refuse_unserved,
 )
 from furiosa_llm.modeling.model_split import ModelPart, ModelSplit, take_part
@@ -50,9 +51,29 @@ class LoadedModel:
     num_parameters: int
     stage: PipelineStage | None = None
 
-    def fused(self) -> LoadedModel:
-        """Returns the model, which is on a CPU, with its modules replaced by faster ones."""
-        layers = fuse(self.model, self.layers, max_model_len=self.info.max_model_len)
+    def fused(self, *, quantization: str | None, deterministic: bool) -> LoadedModel:
+        """Returns the model, which is on a CPU, with its modules replaced by faster ones.
+
+        Raises:
+            ModelLoadError: It cannot be quantised, or made deterministic, as asked for.
+        """
+        name = type(self.model).__name__
+        try:
+            layers = fuse(
+                self.model,
+                self.layers,
+                max_model_len=self.info.max_model_len,
+                quantization=quantization,
+            )
+        except ModelLoadError as error:
+            raise ModelLoadError(
+                f"{name} cannot be quantised to {quantization}: {error}"
+            ) from error
+        if deterministic:
+            try:
+                make_deterministic(self.model)
+            except ModelLoadError as error:
+                raise ModelLoadError(f"{name} is not deterministic: {error}") from error
         return dataclasses.replace(self, layers=layers)
 
     @property
@@ -92,12 +113,8 @@ def load_model(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise ModelLoadError(f"{path}: cannot load the weights: {one_line(error)}") from error
-    except RuntimeError as error:
-        raise ModelLoadError(
-            f"{path}: the weights do not fit config.json: {one_line(error)}"
-        ) from error
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError, RuntimeError) as error:
+        raise ModelLoadError(f"{path}: {_why_not_loaded(config, error)}") from error
     model.eval()
     adapters.adapt(model)
     info = ModelInfo(
@@ -113,6 +130,18 @@ def load_model(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         stage=part.stage,
     )
+
+
+def _why_not_loaded(config: PretrainedConfig, error: Exception) -> str:
+    method = quantization_method_of(config)
+    if method is not None:
+        return (
+            f"cannot load weights that are quantised with {method}: {one_line(error)}. The "
+            "checkpoint that they were made from can be run with --quantization int8"
+        )
+    if isinstance(error, RuntimeError):
+        return f"the weights do not fit config.json: {one_line(error)}"
+    return f"cannot load the weights: {one_line(error)}"
 
 
 def _take_part(

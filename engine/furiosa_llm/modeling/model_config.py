@@ -126,3 +126,13 @@ def one_line(error: BaseException) -> str:
     """Returns the first line of a message that may have many."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def quantization_method_of(config: Any) -> str | None:
+    """Returns the name of the way in which a checkpoint's weights are quantised, if they are."""
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is None:
+        return None
+    if not isinstance(quantization, dict):
+        quantization = quantization.to_dict()
+    return str(quantization.get("quant_method", "an unknown method"))

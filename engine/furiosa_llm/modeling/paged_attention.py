@@ -119,8 +119,8 @@ def _attention_forward(  # noqa: PLR0913 - the signature is that of transformers
         sinks=s_aux,
     )
     paged = PagedLayer.of(module)
-    parts = (part[0].transpose(0, 1) for part in (query, key, value))
-    output = paged.backend(*parts, paged.cache, paged.layout, params)
+    queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
+    output = paged.backend(queries, keys, values, paged.cache, paged.layout, params)
     return output.unsqueeze(0), None
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -16,13 +18,25 @@ from numba.extending import intrinsic, models, register_model
 
 LANES = 16
 
+_ONE = np.float32(1.0)
+_LOG2_E = np.float32(1.4426950408889634)
+# 2**f = 1 + f * (P1 + f * (P2 + ...)) on [-0.5, 0.5], with a relative error of 1e-7.
+_P1 = np.float32(0.6931471824645996)
+_P2 = np.float32(0.24022650718688965)
+_P3 = np.float32(0.055503569543361664)
+_P4 = np.float32(0.009618056938052177)
+_P5 = np.float32(0.0013390866806730628)
+_P6 = np.float32(0.00015461447765119374)
+_LOWEST_EXPONENT = np.float32(-126.0)
+_HIGHEST_EXPONENT = np.float32(127.0)
+
 _INT = ir.IntType(32)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(_INT, LANES)
 _FLOAT_BYTES = 4
 
 
-class Float32x16(types.Type):
+class Float32x16(types.Type):  # type: ignore[misc]  # numba has no types
     """The type of a vector, as numba knows it."""
 
     def __init__(self) -> None:
@@ -30,7 +44,7 @@ class Float32x16(types.Type):
 
 
 @register_model(Float32x16)
-class _VectorModel(models.PrimitiveModel):
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, numba_type: Any) -> None:
         super().__init__(manager, numba_type, _FLOATS)
 
@@ -101,6 +115,16 @@ def maximum(typing: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def minimum(typing: Any, a: Any, b: Any) -> Any:
+    """Returns the smaller of a and b, element by element."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
+
+    return _vector(_vector, _vector), emit
+
+
+@intrinsic
 def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """Returns a * b + c, rounded once."""
 
@@ -125,7 +149,9 @@ def exp2_of_whole(typing: Any, a: Any) -> Any:
     """Returns 2**a for whole numbers in [-126, 127]."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        exponent = builder.add(builder.fptosi(arguments[0], _INTS), ir.Constant(_INTS, [127] * LANES))
+        exponent = builder.add(
+            builder.fptosi(arguments[0], _INTS), ir.Constant(_INTS, [127] * LANES)
+        )
         return builder.bitcast(builder.shl(exponent, ir.Constant(_INTS, [23] * LANES)), _FLOATS)
 
     return _vector(_vector), emit
@@ -149,6 +175,21 @@ def max_of(typing: Any, a: Any) -> Any:
         return _reduce(builder, arguments[0], _larger)
 
     return types.float32(_vector), emit
+
+
+@numba.njit(nogil=True, inline="always")
+def exponential(x: Any) -> Any:
+    """Returns e**x, kept between 2**-126 and 2**127."""
+    x = maximum(mul(x, splat(_LOG2_E)), splat(_LOWEST_EXPONENT))
+    x = minimum(x, splat(_HIGHEST_EXPONENT))
+    whole = rint(x)
+    f = sub(x, whole)
+    power = fma(f, splat(_P6), splat(_P5))
+    power = fma(f, power, splat(_P4))
+    power = fma(f, power, splat(_P3))
+    power = fma(f, power, splat(_P2))
+    power = fma(f, power, splat(_P1))
+    return mul(fma(f, power, splat(_ONE)), exp2_of_whole(whole))
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
