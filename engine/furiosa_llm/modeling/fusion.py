@@ -65,11 +65,9 @@ def fuse(
         if replacement is not None:
             swaps.put(module, replacement)
     for module in swaps.remaining():
-        if can_pack(module):
-            swaps.put(
-                module,
-                PackedLinear.of(module) if quantization is None else Int8Linear.of(module),
-            )
+        packed = _packed(module, trial.calls.get(module))
+        if packed is not None:
+            swaps.put(module, packed if quantization is None else Int8Linear.of(module))
     logits = trial.repeat(fused)
     if quantization is not None:
         _require_quantized(model, logits)
@@ -272,6 +270,17 @@ def _fused(module: nn.Module, call: _Call | None, quantization: str | None) -> n
     if mlp is None or quantization is None:
         return found[0]
     return Int8GatedMlp.of(module) if mlp.is_silu else None
+
+
+def _packed(module: nn.Module, call: _Call | None) -> PackedLinear | None:
+    """Returns a linear layer, unless it was seen to compute something else."""
+    if not can_pack(module):
+        return None
+    packed = PackedLinear.of(module)
+    if call is None or not isinstance(call.output, torch.Tensor):
+        return packed
+    with torch.inference_mode():
+        return packed if is_close(packed(*call.arguments), call.output) else None
 
 
 def _rotation(embeddings: object, head_size: int) -> tuple[torch.Tensor, torch.Tensor] | None:

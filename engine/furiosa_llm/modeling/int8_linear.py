@@ -87,6 +87,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[*, I] -> [*, O]."""
+        if inputs.numel() == 0:  # no token of the step is sampled
+            return inputs.new_empty(*inputs.shape[:-1], self.out_features)
         return self.multiply(QuantizedRows.of(inputs))
 
     def multiply(self, rows: QuantizedRows) -> torch.Tensor:

@@ -54,6 +54,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[*, I] -> [*, O]."""
+        if inputs.numel() == 0:  # no token of the step is sampled
+            return inputs.new_empty(*inputs.shape[:-1], self.out_features)
         name, algorithm = self.activation
         rows = self._filled(inputs)
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(

@@ -1,0 +1,146 @@
+"""Packed and 8-bit linear layers against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from furiosa_llm.modeling.int8_linear import Int8Linear, QuantizedRows
+from furiosa_llm.modeling.packed_linear import PackedLinear, can_pack
+
+
+def make_linear(num_inputs: int, num_outputs: int, *, bias: bool = False) -> nn.Linear:
+    torch.manual_seed(num_inputs * num_outputs)
+    return nn.Linear(num_inputs, num_outputs, bias=bias)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 40])
+@pytest.mark.parametrize("bias", [False, True])
+def test_layers_packed_into_one_give_what_each_gives(num_rows: int, bias: bool) -> None:
+    layers = [make_linear(24, 40, bias=bias), make_linear(24, 7), make_linear(24, 9, bias=bias)]
+    inputs = torch.randn(1, num_rows, 24)
+
+    packed = PackedLinear.of(*layers)(inputs)
+
+    torch.testing.assert_close(packed, torch.cat([layer(inputs) for layer in layers], dim=-1))
+
+
+@torch.inference_mode()
+def test_an_activation_and_a_factor_are_part_of_the_product() -> None:
+    gate, up = make_linear(24, 40), make_linear(24, 40, bias=True)
+    inputs = torch.randn(1, 5, 24)
+
+    opened = PackedLinear.of(gate, activation=("swish", ""))(inputs)
+    multiplied = PackedLinear.of(up).multiplied(inputs, opened)
+
+    torch.testing.assert_close(opened, nn.functional.silu(gate(inputs)))
+    torch.testing.assert_close(multiplied, nn.functional.silu(gate(inputs)) * up(inputs))
+
+
+@torch.inference_mode()
+def test_a_layer_whose_weight_lies_the_other_way_is_packed_too() -> None:
+    layer = Conv1D(40, 24)
+    inputs = torch.randn(3, 24)
+
+    torch.testing.assert_close(PackedLinear.of(layer)(inputs), layer(inputs))
+    assert relative_error(Int8Linear.of(layer)(inputs), layer(inputs)) < 0.02
+
+
+def test_only_plain_layers_in_float32_are_packed() -> None:
+    class Scaled(nn.Linear):
+        """A layer that does more than its base class."""
+
+    assert can_pack(make_linear(8, 8))
+    assert not can_pack(Scaled(8, 8))
+    assert not can_pack(make_linear(8, 8).bfloat16())
+    assert not can_pack(nn.Embedding(8, 8))
+
+
+@torch.inference_mode()
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(1, 700), st.integers(1, 200)),
+    first=st.integers(0, 150),
+    num_rows=st.integers(1, 150),
+    is_int8=st.booleans(),
+    num_threads=st.sampled_from([1, 2]),
+)
+def test_a_row_is_the_same_to_the_bit_in_any_batch(
+    sizes: tuple[int, int], first: int, num_rows: int, is_int8: bool, num_threads: int
+) -> None:
+    layer = make_linear(*sizes)
+    inputs = torch.randn(300, sizes[0], generator=torch.Generator().manual_seed(0))
+    packed: nn.Module = Int8Linear.of(layer)
+    if not is_int8:
+        packed = PackedLinear.of(layer)
+        packed.min_rows = PackedLinear.MIN_ROWS_TO_BE_INDEPENDENT
+
+    whole = packed(inputs)[first : first + num_rows]
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        alone = packed(inputs[first : first + num_rows].clone())
+    finally:
+        torch.set_num_threads(threads_before)
+
+    assert torch.equal(alone, whole)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_eight_bits_are_near_the_exact_product_whatever_its_size(scale: float) -> None:
+    layer = make_linear(256, 64, bias=True)
+    inputs = torch.randn(1, 20, 256) * scale * torch.logspace(-2, 2, 20)[:, None]
+    exact = layer(inputs)
+
+    rounded = Int8Linear.of(layer)(inputs)
+
+    for row in range(20):
+        assert relative_error(rounded[0, row], exact[0, row]) < 0.02
+
+
+@torch.inference_mode()
+def test_no_rows_give_no_rows() -> None:
+    assert Int8Linear.of(make_linear(16, 8))(torch.empty(1, 0, 16)).shape == (1, 0, 8)
+
+
+@torch.inference_mode()
+def test_rows_and_weights_of_zeros_give_zeros() -> None:
+    layer = make_linear(16, 8)
+    layer.weight[3] = 0
+    inputs = torch.randn(4, 16)
+    inputs[1] = 0
+
+    output = Int8Linear.of(layer)(inputs)
+
+    assert output.isfinite().all()
+    assert not output[1].any()
+    assert not output[:, 3].any()
+
+
+@torch.inference_mode()
+@settings(deadline=None)
+@given(size=st.integers(1, 70), num_rows=st.integers(1, 5), scale=st.sampled_from([1e-3, 1, 30]))
+def test_gating_and_rounding_in_one_pass_is_gating_then_rounding(
+    size: int, num_rows: int, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(size)
+    gate = torch.randn(num_rows, size, generator=generator) * scale
+    up = torch.randn(num_rows, size, generator=generator)
+    gated = nn.functional.silu(gate) * up
+
+    rows = QuantizedRows.of_gated(gate.clone(), up)
+
+    zero_point = 128 if torch.cpu._is_vnni_supported() else 64
+    restored = (rows.numbers.float() - zero_point) * rows.scales
+    torch.testing.assert_close(restored, gated, rtol=0, atol=0.51 * rows.scales.max().item())
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """The length of the difference over that of what is expected."""
+    return ((actual - expected).norm() / expected.norm()).item()
