@@ -4,12 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
+# Set these to reuse what is there: checkpoints, and an environment for each peer.
+BENCH_MODELS ?= .bench/models
+BENCH_ENVIRONMENTS ?= .bench/environments
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-all check format lint type arch cov build clean
+.PHONY: bench-cpu bench-peers bench-report
 
 help:  ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY)  ## Install the package and its development tools into .venv
 
@@ -47,9 +53,27 @@ arch: $(READY)  ## Check that imports respect the layers
 cov: $(READY)  ## Run the tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
+bench-cpu: $(BENCH_READY)  ## Measure this engine alone (BENCH_ARGS="--workloads mixed")
+	$(BIN)/python -m benchmarks.measure_engine --models $(BENCH_MODELS) $(BENCH_ARGS)
+	$(MAKE) bench-report
+
+bench-peers: $(BENCH_READY)  ## Measure it beside others, which are installed first
+	$(BIN)/python -m benchmarks.environments --folder $(BENCH_ENVIRONMENTS)
+	$(BIN)/python -m benchmarks.measure_peers --models $(BENCH_MODELS) \
+	  --environments $(BENCH_ENVIRONMENTS) $(BENCH_ARGS)
+	$(MAKE) bench-report
+
+bench-report: $(BENCH_READY)  ## Write docs/benchmarks.md and its plot from benchmarks/results
+	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.plot
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
 build: $(READY)  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build
 
 clean:  ## Delete what the tools made, the environment too
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis \
-	  .import_linter_cache .coverage htmlcov out.parquet
+	  .import_linter_cache .coverage htmlcov out.parquet .bench
