@@ -23,6 +23,7 @@ from furiosa_llm_cli.commands.build import build
 from furiosa_llm_cli.commands.collect_env import collect_env
 from furiosa_llm_cli.commands.run import run
 from furiosa_llm_cli.commands.version import version
+from furiosa_llm_cli.startup import OwnProcess, QuickEnd
 from furiosa_llm_cli.version import program_version
 
 # A RequestError is not among them: it becomes a row. One that comes here is a bug.
@@ -40,7 +41,17 @@ class _Group(click.Group):
     """Ends every failure that is not a bug with one line on stderr and its exit code."""
 
     def main(self, *args: Any, **settings: Any) -> NoReturn:
-        """Runs the command line and exits."""
+        """Runs the command line and exits. Without arguments, it takes those of the process."""
+        if args or settings.get("args") is not None:
+            self._run(*args, **settings)
+        end = QuickEnd()
+        try:
+            self._run(obj=OwnProcess(), **settings)
+        except SystemExit as stop:
+            end.expect(stop.code)
+            raise
+
+    def _run(self, *args: Any, **settings: Any) -> NoReturn:
         settings["standalone_mode"] = False
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored: leave that

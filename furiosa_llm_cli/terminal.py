@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -47,10 +48,8 @@ def silence_stderr() -> None:
 
 
 def show_logs(level: int) -> None:
-    """Sends the engine's messages to standard error: its own for 1, everyone's for 2 or more.
-
-    Call it once the libraries are loaded: they set up loggers of their own.
-    """
+    """Sends the engine's messages to standard error: its own for 1, everyone's for 2 or more."""
+    importlib.import_module("huggingface_hub.utils.logging")  # sets up its logger, if not now later
     hub = logging.getLogger("huggingface_hub")
     if level < 1:
         hub.setLevel(logging.ERROR)  # it warns of each retry, and then there is an error anyway

@@ -102,7 +102,9 @@ class _Batch:
         engine = LLMEngine.from_engine_args(job.engine_args, num_prompts=estimate_num_rows(source))
         try:
             _check_params(engine, job.sampling_params)
-            return self._run_on(engine, source, startup_seconds=time.monotonic() - started)
+            startup_seconds = time.monotonic() - started - engine.import_seconds
+            summary = self._run_on(engine, source, startup_seconds=startup_seconds)
+            return dataclasses.replace(summary, import_seconds=engine.import_seconds)
         finally:
             engine.shutdown()
 

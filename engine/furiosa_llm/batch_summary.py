@@ -79,7 +79,8 @@ class BatchSummary:
         placement: How many replicas ran, and on what.
         num_blocks: Blocks of each replica's KV cache.
         block_size: Tokens in one of them.
-        startup_seconds: Until the model was ready.
+        startup_seconds: Until the model was ready, without what loading libraries took.
+        import_seconds: What loading libraries took.
         answer_seconds: From then until the last row was answered.
         write_seconds: From then until the output was complete.
         num_expected: Rows that have an expected answer.
@@ -103,6 +104,7 @@ class BatchSummary:
     startup_seconds: float
     answer_seconds: float
     write_seconds: float
+    import_seconds: float = 0.0
     num_expected: int = 0
     num_right: int = 0
     examples: tuple[Example, ...] = ()

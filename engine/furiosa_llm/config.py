@@ -117,7 +117,8 @@ class EngineArgs:
         metavar="N",
     )
     cache_dir: str | None = option(
-        "Folder of compiled kernels; None keeps nothing on disk.",
+        "Folder for what makes the next start quicker, as compiled kernels; None keeps nothing on "
+        "disk.",
         parse=parse_optional(str),
         default=default_cache_dir(),
         metavar="FOLDER",

@@ -8,16 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from furiosa_llm.artifact.defaults import resolve_engine_args
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import ModelLoadError
-from furiosa_llm.execution.kv_cache import available_memory_bytes
-from furiosa_llm.execution.prepared_model import prepare_model
 from furiosa_llm.execution.step_queue import queue_for
+from furiosa_llm.library_imports import loading_libraries
+from furiosa_llm.machine_limits import count_gpus, free_memory_bytes
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Launch
@@ -61,11 +59,19 @@ class Core(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedCore:
-    """What answers prompts, and the tokenizer that makes them."""
+    """What answers prompts, and the tokenizer that makes them.
+
+    Attributes:
+        core: What answers.
+        tokenizer: Of the model.
+        placement: The processes of each replica.
+        import_seconds: Time that this process took to load libraries.
+    """
 
     core: Core
     tokenizer: Tokenizer
     placement: Placement
+    import_seconds: float
 
 
 def start_core(args: EngineArgs, *, num_prompts: int | None) -> StartedCore:
@@ -82,7 +88,7 @@ def start_core(args: EngineArgs, *, num_prompts: int | None) -> StartedCore:
     """
     args = resolve_engine_args(args)
     cores = usable_cores()
-    available_bytes = available_memory_bytes(torch.device("cpu"))
+    available_bytes = free_memory_bytes()
     num_cpu_replicas = choose_num_replicas(
         num_cores=len(cores),
         weights_bytes=weights_bytes(args.model),
@@ -92,7 +98,7 @@ def start_core(args: EngineArgs, *, num_prompts: int | None) -> StartedCore:
     placement = place(
         args,
         cores=cores,
-        num_gpus=torch.cuda.device_count(),
+        num_gpus=count_gpus(),
         num_cpu_replicas=num_cpu_replicas,
     )
     if placement.is_one_process:
@@ -103,6 +109,8 @@ def start_core(args: EngineArgs, *, num_prompts: int | None) -> StartedCore:
 
 
 def _start_here(args: EngineArgs, placement: Placement) -> StartedCore:
+    with loading_libraries() as loading:
+        from furiosa_llm.execution.prepared_model import prepare_model  # loads torch
     (((process,),),) = placement.replicas
     prepared = prepare_model(args, device=process.device)
     tokenizer = Tokenizer.from_engine_args(args)
@@ -110,18 +118,24 @@ def _start_here(args: EngineArgs, placement: Placement) -> StartedCore:
     limits = prepared.limits
     executor = queue_for(runner, limits.scheduler_config.npu_queue_limit)
     core = EngineCore(executor=executor, tokenizer=tokenizer, limits=limits, seed=args.seed)
-    return StartedCore(core=core, tokenizer=tokenizer, placement=placement)
+    return StartedCore(
+        core=core, tokenizer=tokenizer, placement=placement, import_seconds=loading.seconds
+    )
 
 
 def _start_replicas(args: EngineArgs, placement: Placement) -> StartedCore:
+    """Starts the launcher before this process loads a library: both take seconds for theirs."""
     launcher = LauncherProcess(Launch(args, placement, time.monotonic()))
     with contextlib.ExitStack() as stack:
         stack.callback(launcher.close)
         try:
-            tokenizer = Tokenizer.from_engine_args(args)  # while the launcher loads the model
+            with loading_libraries() as loading:
+                tokenizer = Tokenizer.from_engine_args(args)
         except ModelLoadError:
             launcher.wait_until_ready()  # what is wrong with the model is told first
             raise
         core = ReplicaPool(launcher, placement.num_replicas)
         stack.pop_all()
-    return StartedCore(core=core, tokenizer=tokenizer, placement=placement)
+    return StartedCore(
+        core=core, tokenizer=tokenizer, placement=placement, import_seconds=loading.seconds
+    )

@@ -28,6 +28,7 @@ class LLMEngine:
         tokenizer: Of the model.
         placement: The processes of each replica, and what they run on.
         limits: What the engine was built for: the sizes of its KV cache and of its steps.
+        import_seconds: Time of its start that went into loading libraries.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class LLMEngine:
         core: Core,
         tokenizer: Tokenizer,
         placement: Placement,
+        import_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Joins the parts; most callers want `from_engine_args`."""
         self.tokenizer = tokenizer
         self.placement = placement
         self.limits = core.limits
+        self.import_seconds = import_seconds
         self._core = core
         self._intake = PromptIntake(tokenizer, core.limits)
         self._clock = clock
@@ -63,7 +66,12 @@ class LLMEngine:
             ConfigError: An option does not go with the model or with this machine.
         """
         started = start_core(args, num_prompts=num_prompts)
-        return cls(core=started.core, tokenizer=started.tokenizer, placement=started.placement)
+        return cls(
+            core=started.core,
+            tokenizer=started.tokenizer,
+            placement=started.placement,
+            import_seconds=started.import_seconds,
+        )
 
     @property
     def vocab_size(self) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError, InvalidParamsError, InvalidRowError, ModelLoadError
@@ -179,6 +178,8 @@ class StopStringFinder:
 
 
 def _load(path: str, *, mode: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer  # loads torch
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, use_fast=mode != "slow", trust_remote_code=trust_remote_code

@@ -28,7 +28,7 @@ from furiosa_llm_cli.options import (
     sampling_options,
 )
 from furiosa_llm_cli.param_types import RangeType
-from furiosa_llm_cli.startup import loading_libraries
+from furiosa_llm_cli.startup import prepare_libraries
 from furiosa_llm_cli.terminal import say, show_logs
 
 if TYPE_CHECKING:
@@ -138,8 +138,9 @@ def bench(
     if json is not None and not json.parent.is_dir():
         raise click.UsageError(f"--json {json}: the folder {json.parent} does not exist")
     start = time.monotonic()
-    with loading_libraries():
-        from furiosa_llm.benchmark import runner, workload  # loads torch
+    prepare_libraries(ctx, engine_args.cache_dir)
+    from furiosa_llm.benchmark import runner, workload  # loads pyarrow
+
     import_seconds = time.monotonic() - start
     show_logs(verbosity.level)
     result = runner.run_benchmark(
@@ -158,6 +159,7 @@ def bench(
         ),
         report=_ignore if verbosity.is_quiet else say,
     )
+    import_seconds += result.import_seconds
     if json is not None:
         write_json(
             json,

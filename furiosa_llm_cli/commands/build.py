@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from furiosa_llm.artifact_builder.options import BuildOptions
+from furiosa_llm.config import default_cache_dir
+from furiosa_llm.library_imports import loading_libraries
 from furiosa_llm_cli.command import INPUT_AND_OUTPUT, SectionedCommand
 from furiosa_llm_cli.formats import count, data_size, duration, percent
 from furiosa_llm_cli.options import Verbosity, build_options, display_options, option
-from furiosa_llm_cli.startup import loading_libraries
+from furiosa_llm_cli.startup import prepare_libraries
 from furiosa_llm_cli.summary import Fact, facts_table, plain_facts
 from furiosa_llm_cli.terminal import StderrConsole, is_live_terminal, say, show_logs
 
@@ -44,7 +46,9 @@ Examples:
 )
 @build_options
 @display_options
+@click.pass_context
 def build(
+    ctx: click.Context,
     *,
     model: str,
     output: Path,
@@ -59,6 +63,7 @@ def build(
     other programs can read it.
     """
     start = time.monotonic()
+    prepare_libraries(ctx, default_cache_dir())
     with loading_libraries():
         from furiosa_llm.artifact_builder.build import build_artifact  # loads torch
     import_seconds = time.monotonic() - start

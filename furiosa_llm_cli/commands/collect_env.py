@@ -11,9 +11,10 @@ import click
 
 from furiosa_llm.device_mesh import DeviceMesh, build_mesh
 from furiosa_llm.devices import expand_devices, parse_devices
+from furiosa_llm.library_imports import loading_libraries
+from furiosa_llm.machine_limits import free_memory_bytes
 from furiosa_llm_cli.formats import gibibytes, one_line
 from furiosa_llm_cli.machine import Gpu, Machine, gpus, machine, usable_cores, variables, versions
-from furiosa_llm_cli.startup import loading_libraries
 from furiosa_llm_cli.summary import Fact, plain_facts
 
 _MAX_SHOWN = 200
@@ -89,12 +90,8 @@ def collect_env(
     A bug report is best begun with this. It runs no model and looks at nothing outside the machine.
     """
     wanted = None if devices is None else parse_devices(devices)
-    found_variables = variables()  # loading torch sets one of them
     with loading_libraries():
-        import torch
-
-        from furiosa_llm.execution.kv_cache import available_memory_bytes
-    found_gpus = gpus()
+        found_gpus = gpus()
     shown = devices if devices is not None else "cuda" if found_gpus else "cpu"
     mesh = build_mesh(
         expand_devices(
@@ -106,10 +103,10 @@ def collect_env(
     )
     report = _Report(
         machine=machine(),
-        free_memory_bytes=available_memory_bytes(torch.device("cpu")),
+        free_memory_bytes=free_memory_bytes(),
         gpus=found_gpus,
         versions=versions(),
-        variables=found_variables,
+        variables=variables(),
         devices=shown,
         mesh=mesh,
     )

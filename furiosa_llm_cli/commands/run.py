@@ -21,7 +21,7 @@ from furiosa_llm_cli.options import (
     option,
     sampling_options,
 )
-from furiosa_llm_cli.startup import loading_libraries
+from furiosa_llm_cli.startup import leave_pandas_out, prepare_libraries
 from furiosa_llm_cli.summary import plain_summary, print_summary
 from furiosa_llm_cli.terminal import StderrConsole, is_live_terminal, say, show_logs
 
@@ -121,8 +121,12 @@ def run(
     """
     with choose_display(verbosity) as display:
         start = time.monotonic()
-        with loading_libraries():
-            from furiosa_llm.batch_job import BatchJob, run_batch_job  # loads torch
+        prepare_libraries(ctx, engine_args.cache_dir)
+        from furiosa_llm.batch_job import BatchJob, run_batch_job  # loads pyarrow
+        from furiosa_llm.dataset.hub_input import HUB_PREFIX
+
+        if not input.startswith(HUB_PREFIX):  # it may give tables of pandas
+            leave_pandas_out(ctx)
         import_seconds = time.monotonic() - start
         show_logs(verbosity.level)
         job = BatchJob(
@@ -138,7 +142,7 @@ def run(
         )
         summary = run_batch_job(job, on_progress=display.update)
     if not verbosity.is_quiet:
-        _show(summary, import_seconds)
+        _show(summary, import_seconds + summary.import_seconds)
     if summary.num_failed > max_errors:
         ctx.exit(_EXIT_ROWS_FAILED)
 

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 import furiosa_llm
 
 ROOT = Path(__file__).parents[2]
@@ -35,11 +38,20 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
-def test_running_a_batch_loads_no_library_that_it_does_not_need() -> None:
+def test_importing_what_runs_a_batch_loads_no_torch() -> None:
     loaded = modules_after("import furiosa_llm\nfuriosa_llm.run_batch_job")
 
-    assert {"torch", "pyarrow"} <= loaded
-    assert loaded.isdisjoint({"datasets", "pandas"})
+    assert "pyarrow" in loaded
+    assert loaded.isdisjoint({"torch", "transformers", "numba", "datasets", "pandas"})
+
+
+@pytest.mark.skipif(
+    torch.version.cuda is not None or torch.version.hip is not None, reason="built for GPUs"
+)
+def test_a_torch_that_was_built_for_no_gpu_need_not_be_asked_for_them() -> None:
+    code = "from furiosa_llm.machine_limits import count_gpus\nassert count_gpus() == 0"
+
+    assert "torch" not in modules_after(code)
 
 
 def test_every_public_name_is_there_and_documented() -> None:

@@ -46,7 +46,9 @@ class BenchmarkResult:
     Attributes:
         spec: What was asked for, with the engine's options as they were decided.
         started_at: Date and time in UTC.
-        startup_seconds: Until the model was ready; in no rate.
+        startup_seconds: Until the model was ready, without what loading libraries took; in no
+            rate.
+        import_seconds: What loading libraries took; in no rate.
         placement: How many replicas ran, and on what.
         num_blocks: Blocks of each replica's KV cache.
         block_size: Tokens in one of them.
@@ -64,6 +66,7 @@ class BenchmarkResult:
     num_unreadable: int
     repetitions: tuple[Repetition, ...]
     summary: BenchmarkSummary
+    import_seconds: float = 0.0
 
 
 def run_benchmark(
@@ -85,7 +88,7 @@ def run_benchmark(
     start = time.perf_counter()
     args = resolve_engine_args(spec.engine_args)
     engine = LLMEngine.from_engine_args(args, num_prompts=expected_prompts(spec.workload))
-    startup_seconds = time.perf_counter() - start
+    startup_seconds = time.perf_counter() - start - engine.import_seconds
     report(f"running {engine.placement}")
     try:
         prompts = PromptSource(
@@ -105,6 +108,7 @@ def run_benchmark(
         num_unreadable=prompts.num_unreadable,
         repetitions=tuple(repetitions),
         summary=summarise(repetitions),
+        import_seconds=engine.import_seconds,
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
+from furiosa_llm.machine_limits import free_memory_bytes
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 
 CACHE_ITEM_BYTES = 4  # float32
@@ -65,29 +65,7 @@ def allocate(
 
 def available_memory_bytes(device: torch.device) -> int:
     """Returns the memory that may still be taken: the GPU's, the machine's or its cgroup's."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    available = _meminfo_bytes("MemAvailable")
-    limit, used = _cgroup_bytes("memory.max"), _cgroup_bytes("memory.current")
-    if limit is not None and used is not None:
-        available = min(available, max(limit - used, 0))
-    return available
-
-
-def _meminfo_bytes(name: str) -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1]) * 1024
-    raise ConfigError(f"/proc/meminfo does not tell {name}; give --paged-attention-num-blocks")
-
-
-def _cgroup_bytes(name: str) -> int | None:
-    path = Path("/sys/fs/cgroup") / name
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
 
 
 def _gib(num_bytes: int) -> str:

@@ -22,16 +22,16 @@ from typing import NoReturn
 import torch
 
 from furiosa_llm.errors import FuriosaLLMError
-from furiosa_llm.replicas.messages import Launched, NotStarted, Reap, Reaped, Start
+from furiosa_llm.replicas.messages import Launch, Launched, NotStarted, Reap, Reaped, Start
 from furiosa_llm.replicas.template import ReplicaTemplate
 from furiosa_llm.replicas.worker import run_replica
 
 
-def main(control: Connection) -> None:
+def serve(control: Connection, launch: Launch) -> None:
     """Serves the parent until it is gone."""
     torch.set_num_threads(1)  # no thread may exist when it forks
     try:
-        template = ReplicaTemplate.load(control.recv())
+        template = ReplicaTemplate.load(launch)
     except FuriosaLLMError as error:
         control.send(NotStarted(error))
         return

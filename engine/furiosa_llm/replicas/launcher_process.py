@@ -13,16 +13,12 @@ from multiprocessing.reduction import send_handle
 from furiosa_llm.errors import EngineError
 from furiosa_llm.replicas.messages import Launch, NotStarted, Reap, Reaped, Start
 
-# Not by multiprocessing, which would run the user's main module again. The collector would walk
-# what the imports make again and again.
+# Not by multiprocessing, which would run the user's main module again.
 _PROGRAM = """
-import gc, json, sys
-gc.disable()
+import json, sys
 sys.path[:] = json.loads(sys.argv[2])
-from multiprocessing.connection import Connection
-from furiosa_llm.replicas.launcher import main
-gc.enable()
-main(Connection(int(sys.argv[1])))
+from furiosa_llm.replicas.launcher_main import main
+main(int(sys.argv[1]))
 """
 _END_SECONDS = 5.0
 

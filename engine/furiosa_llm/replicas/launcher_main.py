@@ -1,0 +1,27 @@
+"""Where the launcher's process begins: it loads what it needs for what it is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from multiprocessing.connection import Connection
+
+from furiosa_llm.dynamo_import import delay_dynamo
+from furiosa_llm.library_imports import loading_libraries
+from furiosa_llm.replicas.messages import Launch
+from furiosa_llm.transformers_import import hasten_transformers
+
+
+def main(descriptor: int) -> None:
+    """Serves the parent at the other end of a connection until it is gone."""
+    control = Connection(descriptor)
+    launch: Launch = control.recv()
+    runs_ranks = launch.placement.num_processes_of_replica > 1
+    if not runs_ranks:
+        delay_dynamo()
+    hasten_transformers(launch.args.cache_dir, runs_ranks=runs_ranks)
+    with loading_libraries():
+        from furiosa_llm.replicas.launcher import serve  # loads torch
+    serve(control, launch)
+    sys.stderr.flush()
+    os._exit(0)  # the parent waits, and Python would free every object one by one first
