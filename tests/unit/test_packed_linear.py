@@ -143,4 +143,4 @@ def test_gating_and_rounding_in_one_pass_is_gating_then_rounding(
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """The length of the difference over that of what is expected."""
-    return ((actual - expected).norm() / expected.norm()).item()
+    return float((actual - expected).norm() / expected.norm())
