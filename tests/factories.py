@@ -13,6 +13,7 @@ from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from furiosa_llm.scheduling.scheduler import Scheduler
+from furiosa_llm.scheduling.waiting_room import Strategy
 
 
 class FakeClock:
@@ -55,6 +56,7 @@ def make_scheduler(
     prefill_chunk_size: int | None = None,
     num_stages: int = 1,
     num_steps_in_flight: int = 2,
+    strategy: Strategy | None = None,
     clock: FakeClock | None = None,
 ) -> Scheduler:
     return Scheduler(
@@ -73,6 +75,7 @@ def make_scheduler(
         ),
         ModelInfo(max_model_len=max_model_len, vocab_size=1000, eos_token_ids=eos_token_ids),
         num_stages=num_stages,
+        strategy=strategy,
         clock=clock or FakeClock(),
     )
 

@@ -109,7 +109,7 @@ class EngineCore:
         for index in range(prompt.sampling_params.num_drawn):
             request = Request(
                 request_id=self._num_requests + index,
-                prompt_token_ids=prompt.token_ids,
+                prompt_token_ids=prompt.prompt_token_ids,
                 sampling_params=prompt.sampling_params,
                 max_tokens=prompt.max_tokens,
                 group_id=prompt.request_id,

@@ -128,7 +128,7 @@ class LLMEngine:
             The prompt with its tokens, which `add_request` does not tokenize again.
         """
         taken = self._intake.take("", prompt, sampling_params, arrival_time=self._clock())
-        return {"prompt": taken.text, "prompt_token_ids": taken.token_ids}
+        return {"prompt": taken.text, "prompt_token_ids": taken.prompt_token_ids}
 
     def check_params(self, sampling_params: SamplingParams) -> None:
         """Finds out whether parameters go with the model.

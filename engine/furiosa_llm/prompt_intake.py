@@ -48,7 +48,7 @@ class PromptIntake:
         return TokenizedPrompt(
             request_id=request_id,
             text=text,
-            token_ids=token_ids,
+            prompt_token_ids=token_ids,
             sampling_params=params,
             max_tokens=max_tokens,
             arrival_time=arrival_time,

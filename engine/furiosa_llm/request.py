@@ -35,7 +35,7 @@ class TokenizedPrompt:
     Attributes:
         request_id: The caller's name for it.
         text: The prompt as it was given, or None where token ids were given.
-        token_ids: At least one, all in the vocabulary.
+        prompt_token_ids: At least one, all in the vocabulary.
         sampling_params: How to answer.
         max_tokens: Most tokens of an answer, decided.
         arrival_time: By the engine's clock.
@@ -43,7 +43,7 @@ class TokenizedPrompt:
 
     request_id: str
     text: str | None
-    token_ids: Sequence[int]
+    prompt_token_ids: Sequence[int]
     sampling_params: SamplingParams
     max_tokens: int
     arrival_time: float
@@ -51,7 +51,7 @@ class TokenizedPrompt:
     @property
     def num_prompt_tokens(self) -> int:
         """Length of the prompt."""
-        return len(self.token_ids)
+        return len(self.prompt_token_ids)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -65,6 +65,7 @@ class RequestAccount:
     num_covered_tokens: int = 0  # leading tokens computed or taken from the cache at least once
     num_preemptions: int = 0
     num_recomputed_tokens: int = 0
+    num_shared_blocks: int = 0  # leading ones of its blocks, found in the prefix cache
     peak_blocks: int = 0
     block_seconds: float = 0.0
     blocks_held_since: float = 0.0  # when the number of blocks held last changed

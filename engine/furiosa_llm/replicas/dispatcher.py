@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from furiosa_llm.replicas.prefix_owners import PrefixOwners
 from furiosa_llm.request import TokenizedPrompt
-from furiosa_llm.scheduling.ordering import FifoQueue, LongestFirstQueue, WaitingQueue
+from furiosa_llm.scheduling.ordering import WaitingQueue
 
 WINDOW = 64  # waiting prompts among which a replica finds one whose prefix it has
+
+
+def most_tokens(prompt: TokenizedPrompt) -> int:
+    """Returns the tokens that a prompt and its answer have at most."""
+    return prompt.num_prompt_tokens + prompt.max_tokens
+
+
+_Entry = tuple[TokenizedPrompt, tuple[bytes, ...]]  # with the hashes of its prefixes
 
 
 @dataclass(slots=True)
@@ -21,7 +29,8 @@ class _Replica:
     unreported_tokens: deque[int] = field(default_factory=deque)  # of prompts on their way
     num_waiting_tokens: int = 0  # as it reported last
     num_received: int = 0  # likewise
-    work_left: int = 0  # tokens that its prompts and answers have at most
+    work_left: int = 0  # of its prompts
+    last_prompt: Sequence[int] = ()  # that it was given
     is_alive: bool = True
 
     @property
@@ -35,9 +44,10 @@ class Dispatcher:
 
     Prompts are pulled: a replica gets another when those that it has not started fill less than
     two of its steps, so that one which finishes early gets more. Among such replicas the one with
-    the least work left, in tokens, comes first. It takes the next prompt whose prefix it has or
-    nobody has, and one of another replica's prefix only where computing the prefix again costs
-    less than waiting.
+    the least work left comes first, and one that has its share of all the work that is left gets
+    none, unless those with less want none of what waits. It takes a prompt of which it has
+    computed most, the first in turn among equals, and one of another replica's prefix only where
+    computing the prefix again costs less than waiting.
 
     Prompts that a dead replica held are suspects. A replica first holds one of them at a time,
     beside prompts that are none, so that a second death tells which of them it was. Each that is
@@ -50,7 +60,8 @@ class Dispatcher:
         num_replicas: int,
         *,
         low_water_tokens: int,
-        is_offline: bool,
+        queue: WaitingQueue[TokenizedPrompt],
+        weigh: Callable[[TokenizedPrompt], int] = most_tokens,
         prefix_block_size: int | None = None,
     ) -> None:
         """Starts with nothing to do.
@@ -58,23 +69,22 @@ class Dispatcher:
         Args:
             num_replicas: All alive.
             low_water_tokens: A replica pulls while it has fewer prompt tokens waiting.
-            is_offline: Longest first, else first come, first served.
+            queue: Empty; the order in which prompts go to replicas.
+            weigh: The work of a prompt.
             prefix_block_size: Tokens of the blocks that prompts can share; None for no sharing.
         """
         self._replicas = [_Replica() for _ in range(num_replicas)]
         self._low_water_tokens = low_water_tokens
-        self._queue: WaitingQueue[TokenizedPrompt] = (
-            LongestFirstQueue() if is_offline else FifoQueue()
-        )
-        # The first ones of the queue, with the hashes of their prefixes.
-        self._window: list[tuple[TokenizedPrompt, tuple[bytes, ...]]] = []
+        self._queue = queue
+        self._work = weigh
+        self._window: list[_Entry] = []  # the first ones of the queue
         self._suspects: deque[TokenizedPrompt] = deque()
         self._max_suspects = 1  # in a replica at a time
         self._alone: deque[TokenizedPrompt] = deque()  # suspects of a second death
         self._num_deaths: dict[str, int] = {}  # of replicas that held a prompt, for suspects
         self._aborted: set[str] = set()  # in the queue
         self._queued_ids: set[str] = set()
-        self._queued_tokens = 0
+        self._queued_work = 0
         self._owners = PrefixOwners(prefix_block_size)
 
     def is_alive(self, replica: int) -> bool:
@@ -85,7 +95,7 @@ class Dispatcher:
         """Takes a prompt in."""
         self._queue.add(prompt)
         self._queued_ids.add(prompt.request_id)
-        self._queued_tokens += _work(prompt)
+        self._queued_work += self._work(prompt)
 
     def abort(self, request_ids: Iterable[str]) -> dict[int, tuple[str, ...]]:
         """Forgets prompts. Returns those that replicas have to be told of, by replica."""
@@ -102,20 +112,8 @@ class Dispatcher:
 
     def assignments(self) -> Iterator[tuple[int, TokenizedPrompt]]:
         """Yields prompts with the replicas that they go to, as long as a replica pulls."""
-        while True:
-            hungry = sorted(
-                (replica.work_left, index)
-                for index, replica in enumerate(self._replicas)
-                if replica.is_alive and replica.num_waiting_prompt_tokens < self._low_water_tokens
-            )
-            for _, index in hungry:
-                prompt = self._next_for(index)
-                if prompt is not None:
-                    self._assign(index, prompt)
-                    yield index, prompt
-                    break
-            else:
-                return
+        while (assigned := self._next_assignment()) is not None:
+            yield assigned
 
     def prompt(self, replica: int, request_id: str) -> TokenizedPrompt | None:
         """Returns a prompt that the replica works on; None if it has been given up meanwhile."""
@@ -150,19 +148,39 @@ class Dispatcher:
             self._num_deaths[prompt.request_id] = self._num_deaths.get(prompt.request_id, 0) + 1
             (self._alone if is_suspect else self._suspects).append(prompt)
             self._queued_ids.add(prompt.request_id)
-            self._queued_tokens += _work(prompt)
+            self._queued_work += self._work(prompt)
         return given_up
 
     def restarted(self, replica: int) -> None:
         """Books that a dead replica works again."""
         self._replicas[replica] = _Replica()
 
+    def _next_assignment(self) -> tuple[int, TokenizedPrompt] | None:
+        hungry = sorted(
+            (replica.work_left, index)
+            for index, replica in enumerate(self._replicas)
+            if replica.is_alive and replica.num_waiting_prompt_tokens < self._low_water_tokens
+        )
+        fair_share = self._fair_share()
+        for place, (work_left, index) in enumerate(hungry):
+            if work_left >= fair_share and place == 0:
+                return None  # what waits is for others, which will pull
+            prompt = self._next_for(index)
+            if prompt is not None:
+                self._assign(index, prompt)
+                return index, prompt
+        return None
+
+    def _fair_share(self) -> float:
+        """Returns the work that each replica would have if what waits were dealt out."""
+        alive = [replica.work_left for replica in self._replicas if replica.is_alive]
+        return (sum(alive) + self._queued_work) / max(len(alive), 1)
+
     def _next_for(self, index: int) -> TokenizedPrompt | None:
         while (suspects := self._suspects_for(index)) is not None:
             prompt = suspects.popleft()
             if self._take(prompt):
                 return prompt
-        self._fill_window()
         while (place := self._place_in_window(index)) is not None:
             prompt, _ = self._window.pop(place)
             if self._take(prompt):
@@ -170,36 +188,51 @@ class Dispatcher:
         return None
 
     def _place_in_window(self, index: int) -> int | None:
-        """Returns the first waiting prompt that costs this replica no more than another.
+        """Returns the waiting prompt that costs this replica no more than another, and least.
 
-        If there is none: the one that costs least, as long as another replica would take longer
-        to come to it, or there is enough to do for all.
+        If each costs it more: the one that does least, as long as another replica would take
+        longer to come to it, or there is enough to do for all.
         """
-        cheapest, least = None, 0
-        for place, (_, digests) in enumerate(self._window):
-            extra = self._owners.extra_tokens(digests, index)
-            if extra == 0:
-                return place
-            if cheapest is None or extra < least:
-                cheapest, least = place, extra
+        self._fill_window()
+        costs = [self._owners.cost(digests, index) for _, digests in self._window]
+        similar = self._similar(index)
+        if similar is not None:
+            cost = self._owners.cost(similar[1], index)
+            if cost < min(costs):
+                self._queue.remove(similar[0])
+                self._window.append(similar)
+                costs.append(cost)
+        if not costs:
+            return None
+        least = min(costs)
         busiest = max(replica.work_left for replica in self._replicas)
-        is_plenty = self._queued_tokens > self._low_water_tokens * len(self._replicas)
-        if is_plenty or self._replicas[index].work_left + least < busiest:
-            return cheapest
-        return None
+        is_plenty = self._queued_work > self._low_water_tokens * len(self._replicas)
+        is_worth_it = self._replicas[index].work_left + least.extra_tokens < busiest
+        return costs.index(least) if not least.extra_tokens or is_plenty or is_worth_it else None
+
+    def _similar(self, index: int) -> _Entry | None:
+        """Returns a queued prompt that starts like the one that the replica was given last."""
+        if self._owners.block_size is None:
+            return None
+        last_prompt = self._replicas[index].last_prompt
+        prompt = self._queue.similar(last_prompt, self._owners.block_size)
+        if prompt is None:
+            return None
+        return prompt, self._owners.digests(prompt.prompt_token_ids)
 
     def _fill_window(self) -> None:
         while len(self._window) < WINDOW and len(self._queue):
-            prompt = self._queue.pop()
+            prompt = self._queue.first()
+            self._queue.remove(prompt)
             if prompt.request_id in self._aborted:
                 self._take(prompt)
             else:
-                self._window.append((prompt, self._owners.digests(prompt.token_ids)))
+                self._window.append((prompt, self._owners.digests(prompt.prompt_token_ids)))
 
     def _take(self, prompt: TokenizedPrompt) -> bool:
         """Books that a prompt waits no more. Returns False if it has been given up meanwhile."""
         self._queued_ids.discard(prompt.request_id)
-        self._queued_tokens -= _work(prompt)
+        self._queued_work -= self._work(prompt)
         if prompt.request_id in self._aborted:
             self._aborted.discard(prompt.request_id)
             self._num_deaths.pop(prompt.request_id, None)
@@ -210,8 +243,9 @@ class Dispatcher:
         replica = self._replicas[index]
         replica.assigned[prompt.request_id] = prompt
         replica.unreported_tokens.append(prompt.num_prompt_tokens)
-        replica.work_left += _work(prompt)
-        self._owners.add(self._owners.digests(prompt.token_ids), index)
+        replica.work_left += self._work(prompt)
+        replica.last_prompt = prompt.prompt_token_ids
+        self._owners.add(self._owners.digests(prompt.prompt_token_ids), index)
 
     def _suspects_for(self, index: int) -> deque[TokenizedPrompt] | None:
         """Returns the suspects of which the replica may take the next; None if it may not."""
@@ -225,7 +259,7 @@ class Dispatcher:
         return sum(name in replica.assigned for name in self._num_deaths)
 
     def _forget(self, replica: _Replica, request_id: str) -> None:
-        replica.work_left -= _work(replica.assigned.pop(request_id))
+        replica.work_left -= self._work(replica.assigned.pop(request_id))
         if self._num_deaths.pop(request_id, None) is not None:
             self._max_suspects *= 2
 
@@ -233,7 +267,3 @@ class Dispatcher:
 def low_water_tokens(max_num_batched_tokens: int) -> int:
     """Returns how many prompt tokens a replica should have waiting: enough for two steps."""
     return 2 * max_num_batched_tokens
-
-
-def _work(prompt: TokenizedPrompt) -> int:
-    return prompt.num_prompt_tokens + prompt.max_tokens

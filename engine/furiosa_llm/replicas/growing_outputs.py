@@ -46,7 +46,7 @@ class GrowingOutputs:
     def output(self, prompt: TokenizedPrompt, output: RequestOutput) -> RequestOutput:
         """Returns a replica's output with its prompt, and only what is new if that was asked."""
         output = dataclasses.replace(
-            output, prompt=prompt.text, prompt_token_ids=list(prompt.token_ids)
+            output, prompt=prompt.text, prompt_token_ids=list(prompt.prompt_token_ids)
         )
         handed_out = self._handed_out.get(prompt.request_id)
         if handed_out is None:

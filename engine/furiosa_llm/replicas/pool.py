@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import EngineError, PromptFailedError
 from furiosa_llm.outputs import RequestMetrics, RequestOutput, StepStats
-from furiosa_llm.replicas.dispatcher import Dispatcher, low_water_tokens
+from furiosa_llm.replicas.dispatcher import Dispatcher, low_water_tokens, most_tokens
 from furiosa_llm.replicas.growing_outputs import GrowingOutputs
 from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Abort, Add, Failed, NotStarted, Report, Started
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.scheduling.admission import check_fits
+from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue
 
 _logger = logging.getLogger(__name__)
 
@@ -30,8 +31,19 @@ class ReplicaPool:
         last_steps: The steps that the replicas reported in the last call of `step`.
     """
 
-    def __init__(self, launcher: LauncherProcess, num_replicas: int) -> None:
+    def __init__(
+        self,
+        launcher: LauncherProcess,
+        num_replicas: int,
+        *,
+        weigh: Callable[[TokenizedPrompt], int] = most_tokens,
+    ) -> None:
         """Waits until the launcher has loaded the model, and starts the replicas.
+
+        Args:
+            launcher: It loads the model.
+            num_replicas: At least one.
+            weigh: The work of a prompt, by which replicas are given prompts.
 
         Raises:
             ModelLoadError: The model or its tokenizer cannot be loaded or is not supported.
@@ -50,7 +62,8 @@ class ReplicaPool:
         self._dispatcher = Dispatcher(
             num_replicas,
             low_water_tokens=low_water_tokens(config.max_num_batched_tokens),
-            is_offline=config.is_offline,
+            queue=OfflineQueue() if config.is_offline else FifoQueue(),
+            weigh=weigh,
             prefix_block_size=cache.block_size if cache.enable_prefix_caching else None,
         )
         self._growing = GrowingOutputs()
@@ -220,7 +233,7 @@ def _failed(prompt: TokenizedPrompt, replica: int, reason: str) -> RequestOutput
     return RequestOutput(
         request_id=prompt.request_id,
         prompt=prompt.text,
-        prompt_token_ids=list(prompt.token_ids),
+        prompt_token_ids=list(prompt.prompt_token_ids),
         outputs=[],
         finished=True,
         num_cached_tokens=0,

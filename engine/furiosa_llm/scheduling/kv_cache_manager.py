@@ -65,6 +65,7 @@ class KVCacheManager:
         if request.account is None:
             request.account = RequestAccount(start_time=now)
         request.account.blocks_held_since = now
+        request.account.num_shared_blocks = len(prefix)
         request.account.peak_blocks = max(request.account.peak_blocks, num_blocks)
         self._remember_full_blocks(request, num_new_tokens)
         return True

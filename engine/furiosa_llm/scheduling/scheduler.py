@@ -10,8 +10,8 @@ from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import SchedulerOutput, StepCounts, StepResult
 from furiosa_llm.scheduling.admission import check_fits
 from furiosa_llm.scheduling.kv_cache_manager import KVCacheManager
-from furiosa_llm.scheduling.ordering import FifoQueue, LongestFirstQueue, WaitingQueue
 from furiosa_llm.scheduling.step_draft import StepDraft
+from furiosa_llm.scheduling.waiting_room import Strategy, WaitingRoom
 
 
 class Scheduler:
@@ -35,8 +35,19 @@ class Scheduler:
         model_info: ModelInfo,
         *,
         num_stages: int = 1,
+        strategy: Strategy | None = None,
         clock: Callable[[], float],
     ) -> None:
+        """Starts with nothing to do.
+
+        Args:
+            config: The limits of each step.
+            cache_config: The blocks.
+            model_info: What ends a request.
+            num_stages: Pipeline stages that steps go through.
+            strategy: How requests start; the one that the configuration asks for if None.
+            clock: In seconds.
+        """
         self._config = config
         self._cache_config = cache_config
         self._model_info = model_info
@@ -45,9 +56,8 @@ class Scheduler:
         self._clock = clock
         self._requests: dict[int, Request] = {}  # every unfinished one
         self._running: list[Request] = []  # in the order in which they started
-        self._waiting: WaitingQueue[Request] = (
-            LongestFirstQueue() if config.is_offline else FifoQueue()
-        )
+        strategy = strategy or Strategy.of(is_offline=config.is_offline)
+        self._waiting = WaitingRoom(strategy, self._kv_cache)
         self._num_spare_blocks = int(config.spare_blocks_ratio * cache_config.num_blocks)
         self._num_steps_in_flight = 0
         self._num_preemptions = 0  # since the last step that computed something
@@ -177,10 +187,10 @@ class Scheduler:
 
     def _start_waiting(self, step: StepDraft) -> None:
         while step.has_room and len(self._running) < self._config.max_num_seqs:
-            request = self._next_waiting()
-            if request is None or not self._num_ready_tokens(request):
+            candidate = self._waiting.choose(self._running)
+            if candidate is None or not self._num_ready_tokens(candidate.request):
                 return
-            prefix = self._kv_cache.find_prefix(request)
+            request, prefix = candidate.request, candidate.prefix
             num_cached_tokens = len(prefix) * self._cache_config.block_size
             num_tokens = min(
                 request.num_tokens - num_cached_tokens, step.token_budget, self._chunk_size
@@ -194,7 +204,7 @@ class Scheduler:
             )
             if not fits:
                 return
-            self._waiting.pop()
+            self._waiting.remove(request)
             request.status = RequestStatus.RUNNING
             self._running.append(request)
             step.account_cached(request, num_cached_tokens)
@@ -216,14 +226,6 @@ class Scheduler:
         """Requests in one step: a share of all of them where stages work on different ones."""
         num_requests = min(len(self._requests), self._config.max_num_seqs)
         return -(-num_requests // min(self._num_stages, self._config.npu_queue_limit))
-
-    def _next_waiting(self) -> Request | None:
-        while len(self._waiting):
-            request = self._waiting.peek()
-            if not request.is_finished:
-                return request
-            self._waiting.pop()  # it was given up while it waited
-        return None
 
     def _preempt(self, request: Request, step: StepDraft) -> None:
         self._kv_cache.free(request, now=step.now)
@@ -254,6 +256,8 @@ class Scheduler:
         if request.status is RequestStatus.RUNNING:
             self._kv_cache.free(request, now=now)
             self._running.remove(request)
+            is_whole = reason in (FinishReason.STOP, FinishReason.LENGTH)
+            self._waiting.note_end(request, is_whole=is_whole)
         del self._requests[request.request_id]
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections import Counter
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from furiosa_llm.replicas.dispatcher import Dispatcher
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue
 
 Assigned = list[tuple[int, str]]
 
@@ -21,7 +23,7 @@ def make_prompt(
     return TokenizedPrompt(
         request_id=name,
         text=None,
-        token_ids=[start] * num_tokens,
+        prompt_token_ids=[start] * num_tokens,
         sampling_params=SamplingParams(max_tokens=max_tokens),
         max_tokens=max_tokens,
         arrival_time=0.0,
@@ -38,7 +40,7 @@ def make_dispatcher(
     return Dispatcher(
         num_replicas,
         low_water_tokens=low_water_tokens,
-        is_offline=is_offline,
+        queue=OfflineQueue() if is_offline else FifoQueue(),
         prefix_block_size=prefix_block_size,
     )
 
@@ -75,6 +77,52 @@ def test_offline_the_longest_goes_first() -> None:
         dispatcher.add(make_prompt(name, num_tokens=length))
 
     assert [name for _, name in assign(dispatcher)] == ["long", "middle", "short"]
+
+
+def test_a_replica_with_its_share_of_the_work_leaves_the_rest_to_others() -> None:
+    dispatcher = make_dispatcher(low_water_tokens=20, is_offline=True)
+    for name, max_tokens in (("long", 200), ("a", 30), ("b", 30), ("c", 30), ("d", 30)):
+        dispatcher.add(make_prompt(name, max_tokens=max_tokens))
+    first = assign(dispatcher)
+    dispatcher.reported(0, num_received=1, num_waiting_tokens=0)
+    dispatcher.reported(1, num_received=2, num_waiting_tokens=20)
+    second = assign(dispatcher)
+    dispatcher.reported(1, num_received=2, num_waiting_tokens=0)
+
+    assert [replica for replica, _ in first] == [0, 1, 1]
+    assert second == []  # the first has nothing waiting, but much to do
+    assert [replica for replica, _ in assign(dispatcher)] == [1, 1]
+
+
+def test_prompts_count_as_the_work_that_they_are_weighed_at() -> None:
+    dispatcher = Dispatcher(
+        2,
+        low_water_tokens=1000,
+        queue=FifoQueue(),
+        weigh=lambda _: 1,
+    )
+    for name, max_tokens in (("a", 50), ("b", 10), ("c", 10), ("d", 10)):
+        dispatcher.add(make_prompt(name, max_tokens=max_tokens))
+
+    assert assign(dispatcher) == [(0, "a"), (1, "b"), (0, "c"), (1, "d")]
+
+
+def test_offline_a_replica_goes_on_with_the_prefix_that_it_has() -> None:
+    dispatcher = make_dispatcher(low_water_tokens=200, is_offline=True, prefix_block_size=8)
+    for index in range(200):  # more than the window holds
+        dispatcher.add(make_prompt(str(index), num_tokens=20 + index % 7, group=index % 40))
+
+    groups: dict[int, list[int]] = {0: [], 1: []}
+    for _ in range(200):
+        for replica, name in assign(dispatcher):
+            groups[replica].append(int(name) % 40)
+            dispatcher.finished(replica, name)
+        for replica in range(2):
+            dispatcher.reported(replica, num_received=len(groups[replica]), num_waiting_tokens=0)
+
+    changes = [sum(a != b for a, b in itertools.pairwise(each)) for each in groups.values()]
+    assert sum(map(len, groups.values())) == 200
+    assert sum(changes) < 60
 
 
 def test_prompts_that_share_a_prefix_stay_together() -> None:

@@ -12,7 +12,7 @@ def make_prompt(kind: RequestOutputKind) -> TokenizedPrompt:
     return TokenizedPrompt(
         request_id="r",
         text="the prompt",
-        token_ids=[7, 8],
+        prompt_token_ids=[7, 8],
         sampling_params=SamplingParams(output_kind=kind),
         max_tokens=16,
         arrival_time=0.0,

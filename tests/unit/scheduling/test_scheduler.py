@@ -12,8 +12,13 @@ from furiosa_llm.execution.pending_tokens import PendingTokens
 from furiosa_llm.request import PENDING_TOKEN_ID, FinishReason, Request
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
+from furiosa_llm.scheduling.answer_lengths import AnswerLengths
+from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue
 from furiosa_llm.scheduling.scheduler import Scheduler
+from furiosa_llm.scheduling.waiting_room import Strategy
 from tests.factories import FakeClock, make_request, make_scheduler, run_step, sample_all
+
+EOS = 2
 
 
 def shares_of(scheduler: Scheduler) -> list[tuple[int, int]]:
@@ -227,12 +232,67 @@ def test_block_seconds_are_the_integral_of_the_blocks_held() -> None:
     assert request.costs.peak_blocks == 2
 
 
+def test_offline_a_request_waits_until_the_blocks_suffice_for_its_answer() -> None:
+    scheduler = make_scheduler(num_blocks=8, block_size=4, is_offline=True)
+    for index in range(2):
+        scheduler.add(make_request(index, num_prompt_tokens=4, max_tokens=20))
+
+    steps = [run_step(scheduler) for _ in range(40)]
+
+    assert not scheduler.has_unfinished
+    assert sum(step.counts.num_preemptions for step in steps) == 0
+    assert [len(step.requests) for step in steps[:10]] == [1] * 10
+
+
+def test_offline_a_small_request_takes_the_blocks_that_do_not_suffice_for_a_large_one() -> None:
+    scheduler = make_scheduler(num_blocks=9, block_size=4, is_offline=True)
+    for index, num_prompt_tokens in enumerate((20, 18, 4, 2)):
+        scheduler.add(make_request(index, num_prompt_tokens=num_prompt_tokens, max_tokens=4))
+
+    assert [request_id for request_id, _ in shares_of(scheduler)] == [0, 2]
+
+
+def test_offline_answers_that_ended_early_let_more_requests_run_together() -> None:
+    scheduler = make_scheduler(
+        num_blocks=16, block_size=4, is_offline=True, eos_token_ids=frozenset({2})
+    )
+    for index in range(8):
+        scheduler.add(make_request(index, num_prompt_tokens=4, max_tokens=40))
+    steps = [run_step(scheduler) for _ in range(5)]
+    last = scheduler.schedule()
+    scheduler.update(last, sample_all(last, 2))
+
+    assert [len(step.requests) for step in steps] == [1] * 5
+    assert len(scheduler.schedule().requests) == 5
+
+
+def test_offline_prompts_that_share_a_prefix_follow_each_other() -> None:
+    scheduler = make_scheduler(
+        block_size=4, max_num_seqs=1, enable_prefix_caching=True, is_offline=True
+    )
+    for index, (group, length) in enumerate([(1, 20), (2, 19), (1, 12), (2, 18), (1, 16)]):
+        scheduler.add(make_request(index, prompt=[group] * 8 + [index] * length, max_tokens=1))
+
+    assert [shares_of(scheduler)[0][0] for _ in range(5)] == [0, 2, 4, 1, 3]
+
+
+def test_offline_the_longest_goes_first_where_no_other_finds_more_of_its_prompt() -> None:
+    scheduler = make_scheduler(
+        block_size=4, max_num_seqs=1, enable_prefix_caching=True, is_offline=True
+    )
+    for index, length in enumerate((5, 30, 8, 19)):
+        scheduler.add(make_request(index, prompt=[7] * 8 + [index] * length, max_tokens=1))
+
+    assert [shares_of(scheduler)[0][0] for _ in range(4)] == [1, 3, 2, 0]
+
+
 class Load(TypedDict):
-    lengths: list[tuple[int, int, int]]
+    lengths: list[tuple[int, int, int, int]]
     num_blocks: int
     token_budget: int
     enable_prefix_caching: bool
     is_offline: bool
+    foresees_blocks: bool
     spare_blocks_ratio: float
     prefill_chunk_size: int | None
     num_steps_in_flight: int
@@ -242,15 +302,17 @@ class Load(TypedDict):
 LOADS = st.fixed_dictionaries(
     {
         "lengths": st.lists(
-            # prompt length, answer length, which of three texts the prompt is cut from
-            st.tuples(st.integers(1, 40), st.integers(1, 24), st.integers(0, 2)),
+            # prompt length, answer length, by how much it may be longer, and which of three texts
+            # the prompt is cut from
+            st.tuples(st.integers(1, 40), st.integers(1, 24), st.integers(0, 8), st.integers(0, 2)),
             min_size=1,
             max_size=12,
         ),
-        "num_blocks": st.integers(16, 24),
+        "num_blocks": st.integers(18, 24),
         "token_budget": st.integers(4, 60),
         "enable_prefix_caching": st.booleans(),
         "is_offline": st.booleans(),
+        "foresees_blocks": st.booleans(),
         "spare_blocks_ratio": st.sampled_from([0.0, 0.2, 0.9]),
         "prefill_chunk_size": st.sampled_from([None, 3]),
         "num_steps_in_flight": st.integers(1, 4),
@@ -269,7 +331,8 @@ def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
         max_num_seqs=4,
         token_budget=load["token_budget"],
         enable_prefix_caching=load["enable_prefix_caching"],
-        is_offline=load["is_offline"],
+        strategy=strategy_of(load),
+        eos_token_ids=frozenset({EOS}),
         spare_blocks_ratio=load["spare_blocks_ratio"],
         prefill_chunk_size=load["prefill_chunk_size"],
         num_stages=load["num_stages"],
@@ -277,8 +340,8 @@ def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
         clock=clock,
     )
     requests = [
-        make_request(index, prompt=[text] * prompt, max_tokens=answer)
-        for index, (prompt, answer, text) in enumerate(load["lengths"])
+        make_request(index, prompt=[text] * prompt, max_tokens=answer + more)
+        for index, (prompt, answer, more, text) in enumerate(load["lengths"])
     ]
     for request in requests:
         scheduler.add(request)
@@ -286,13 +349,16 @@ def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
     totals = run_to_end(scheduler, requests, load, clock)
 
     assert [r.output_token_ids for r in requests] == [
-        [token_at(r, r.num_prompt_tokens + place) for place in range(r.max_tokens)]
-        for r in requests
+        [token_at(r, r.num_prompt_tokens + place, load) for place in range(answer)]
+        for r, (_, answer, _, _) in zip(requests, load["lengths"], strict=True)
     ]
     assert scheduler.kv_cache_usage == 0
     assert totals["prefill"] + totals["cached"] == sum(r.num_prompt_tokens for r in requests)
     assert totals["cached"] == sum(r.costs.num_cached_tokens for r in requests)
-    assert totals["decode"] == sum(r.num_output_tokens - 1 for r in requests)
+    num_decode_tokens = sum(r.num_output_tokens - 1 for r in requests)
+    num_ahead = 0 if load["num_steps_in_flight"] == 1 else totals["decode"] - num_decode_tokens
+    assert 0 <= num_ahead <= len(requests) * load["num_steps_in_flight"]
+    assert totals["decode"] == num_decode_tokens + num_ahead
     assert totals["recomputed"] == sum(r.costs.num_recomputed_tokens for r in requests)
     assert totals["preemptions"] == sum(r.costs.num_preemptions for r in requests)
     for request in requests:
@@ -302,24 +368,36 @@ def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
         assert costs.start_time <= costs.first_token_time <= costs.finish_time
 
 
-def token_at(request: Request, position: int) -> int:
-    """What the pretended model says at a position of a request."""
+def strategy_of(load: Load) -> Strategy:
+    return Strategy(
+        waiting=OfflineQueue() if load["is_offline"] else FifoQueue(),
+        lengths=AnswerLengths() if load["foresees_blocks"] else None,
+    )
+
+
+def token_at(request: Request, position: int, load: Load) -> int:
+    """What the pretended model says at a position of a request: at the end of the answer, EOS."""
     if position < request.num_prompt_tokens:
         return request.prompt_token_ids[position]
+    _, num_answer_tokens, num_more_tokens, _ = load["lengths"][request.request_id]
+    if num_more_tokens and position == request.num_prompt_tokens + num_answer_tokens - 1:
+        return EOS
     return 1000 + 37 * request.request_id + position
 
 
-def run_model(step: SchedulerOutput, requests: list[Request], pending: PendingTokens) -> StepResult:
+def run_model(
+    step: SchedulerOutput, requests: list[Request], load: Load, pending: PendingTokens
+) -> StepResult:
     """Checks that the model sees the right tokens, and answers."""
     token_ids = {}
     for share in pending.fill_in(step).requests:
         request = requests[share.request_id]
         stop = share.start_position + share.num_tokens
         assert list(share.token_ids) == [
-            token_at(request, position) for position in range(share.start_position, stop)
+            token_at(request, position, load) for position in range(share.start_position, stop)
         ]
         if share.sampling is not None:
-            token_ids[share.request_id] = token_at(request, stop)
+            token_ids[share.request_id] = token_at(request, stop, load)
             assert share.sampling.position == stop - request.num_prompt_tokens
     pending.remember(step, token_ids)
     return StepResult(token_ids=token_ids)
@@ -366,8 +444,11 @@ def run_to_end(
                 peak_blocks[request_id] = max(peak_blocks[request_id], len(share.block_ids))
         clock.now += 1.0
         oldest = in_flight.popleft()
-        scheduler.update(oldest, run_model(oldest, requests, pending))
+        scheduler.update(oldest, run_model(oldest, requests, load, pending))
         scheduler.check_integrity()
-    assert not in_flight
+    while in_flight:  # computed ahead of the end of an answer
+        oldest = in_flight.popleft()
+        assert scheduler.update(oldest, run_model(oldest, requests, load, pending)) == []
+    scheduler.check_integrity()
     assert [request.costs.peak_blocks for request in requests] == list(peak_blocks.values())
     return totals
