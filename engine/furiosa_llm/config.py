@@ -75,8 +75,8 @@ class EngineArgs:
         choices=DTYPES,
     )
     quantization: str | None = option(
-        "int8: linear layers with weights and activations of 8 bits, on a CPU; the artifact's, "
-        "else none, if not given.",
+        "int8: linear layers with weights and activations of 8 bits and all else in float32, on "
+        "a CPU; the artifact's, else none, if not given.",
         parse=parse_optional(str),
         default=None,
         choices=QUANTIZATIONS,

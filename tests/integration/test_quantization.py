@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from furiosa_llm.artifact_builder.build import build_artifact
+from furiosa_llm.artifact_builder.options import BuildOptions
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.llm_engine import LLMEngine
@@ -56,6 +58,20 @@ def test_every_architecture_with_linear_layers_runs_with_eight_bits(
     outputs = answer_all(engine, [[5, 6, 7], [8] * 40], SamplingParams(max_tokens=5, min_tokens=5))
 
     assert [len(output.outputs[0].token_ids) for output in outputs] == [5, 5]
+
+
+def test_an_artifact_brings_its_quantization_along(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path, artifact = checkpoint("Llama"), tmp_path / "artifact"
+    build_artifact(str(path), artifact, BuildOptions(quantization="int8"))
+    prompts, params = [[5, 6, 7], [8] * 40], SamplingParams(temperature=0, max_tokens=8, logprobs=1)
+
+    def answers(model: Path, quantization: str | None) -> list[object]:
+        engine = LLMEngine.from_engine_args(EngineArgs(model=str(model), quantization=quantization))
+        return [output.outputs[0].logprobs for output in answer_all(engine, prompts, params)]
+
+    assert answers(artifact, None) == answers(path, "int8") != answers(path, None)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from furiosa_llm.config import (
     DTYPES,
+    QUANTIZATIONS,
     require_positive,
     require_ratio,
     require_room_for_each,
@@ -82,6 +83,7 @@ class RuntimeConfig:
     """
 
     dtype: str = "auto"
+    quantization: str | None = None
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
@@ -100,6 +102,10 @@ class RuntimeConfig:
             require_ratio(self.spare_blocks_ratio)
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.quantization not in (None, *QUANTIZATIONS):
+            raise ConfigError(
+                f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {self.quantization!r}"
+            )
         require_room_for_each(self.max_num_batched_tokens, self.max_num_seqs)
         if self.max_model_len is not None:
             self.require_buckets_within(self.max_model_len, "max_seq_len_to_capture")

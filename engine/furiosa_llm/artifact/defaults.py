@@ -12,6 +12,7 @@ from furiosa_llm.config import EngineArgs
 
 _OF_ARTIFACT = ("devices", *PARALLEL_SIZES)
 _OF_RUNTIME = (
+    "quantization",
     "max_model_len",
     "max_num_seqs",
     "max_num_batched_tokens",

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from furiosa_llm.artifact.contents import PARALLEL_SIZES, Bucket, RuntimeConfig
-from furiosa_llm.config import DEFAULT_MAX_NUM_BATCHED_TOKENS, DTYPES, require_positive
+from furiosa_llm.config import (
+    DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    DTYPES,
+    QUANTIZATIONS,
+    require_positive,
+)
 from furiosa_llm.device_mesh import build_mesh
 from furiosa_llm.devices import Device, parse_devices
 from furiosa_llm.errors import ConfigError
@@ -31,6 +36,13 @@ class BuildOptions:
         choices=DTYPES,
     )
     auto_bfloat16_cast: bool = option("The same as --dtype bfloat16.", default=False, is_flag=True)
+    quantization: str | None = option(
+        "Default of --quantization. The artifact keeps the weights as they are, and they are "
+        "rounded when it is loaded.",
+        parse=parse_optional(str),
+        default=None,
+        choices=QUANTIZATIONS,
+    )
     quantization_artifact_path: str | None = option(
         "Folder of quantised weights; refused, since those made elsewhere cannot be read yet.",
         default=None,
@@ -133,7 +145,7 @@ class BuildOptions:
             raise ConfigError(
                 f"quantization_artifact_path ({self.quantization_artifact_path}) cannot be used: "
                 "quantised weights that were made elsewhere cannot be read yet; leave it out, and "
-                "give --dtype bfloat16 for smaller weights"
+                "give --dtype bfloat16 for smaller weights, or --quantization int8"
             )
         if self.auto_bfloat16_cast and self.dtype != "auto":
             raise ConfigError(
@@ -170,6 +182,7 @@ class BuildOptions:
         )
         return RuntimeConfig(
             dtype=self.target_dtype,
+            quantization=self.quantization,
             max_model_len=self.max_seq_len_to_capture,
             max_num_seqs=max_num_seqs,
             # The usual budget holds every smaller bucket.

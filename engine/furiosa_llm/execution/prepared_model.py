@@ -179,8 +179,8 @@ def refuse_cpu_options(args: EngineArgs, where: str) -> None:
 
 
 def dtype_of(args: EngineArgs) -> torch.dtype:
-    """Returns the type of weights and activations."""
-    return _DTYPES[args.dtype]
+    """Returns the type of weights and activations, of those that are not quantised."""
+    return _DTYPES[args.dtype] if args.quantization is None else torch.float32
 
 
 def choose_max_model_len(args: EngineArgs, loaded: LoadedModel) -> int:

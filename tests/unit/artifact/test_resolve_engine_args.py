@@ -23,6 +23,7 @@ OF_ARTIFACT: dict[str, Any] = {
     "data_parallel_size": st.integers(1, 4),
 }
 OF_RUNTIME: dict[str, Any] = {
+    "quantization": st.just("int8"),
     "max_model_len": st.integers(1, 9999),
     "max_num_seqs": st.integers(1, 512),
     "max_num_batched_tokens": st.integers(512, 4096),
