@@ -132,8 +132,8 @@ def read_session(path: Path) -> Session:
 
 
 def read_sessions(folder: Path) -> list[Session]:
-    """Reads every file of a folder."""
-    return [read_session(path) for path in sorted(folder.glob("*.json"))]
+    """Reads the sessions in a folder, whose names end with the moment at which they began."""
+    return [read_session(path) for path in sorted(folder.glob("*-*Z.json"))]
 
 
 def newest_results(sessions: Sequence[Session]) -> list[tuple[Session, WorkloadResult]]:

@@ -161,6 +161,7 @@ def test_latencies_are_consistent_and_step_statistics_add_up(
     engine_args = dataclasses.replace(
         ENGINE,
         data_parallel_size=num_replicas,
+        is_offline=False,  # offline, requests wait until their answers will fit
         paged_attention_num_blocks=12,
         paged_attention_block_size=16,
         max_num_batched_tokens=32,
