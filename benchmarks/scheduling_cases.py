@@ -17,7 +17,7 @@ from benchmarks.scheduling_runs import (
     simulate_replicas,
 )
 from benchmarks.scheduling_workloads import Row
-from furiosa_llm.replicas.dispatcher import Dispatcher, most_tokens
+from furiosa_llm.replicas.dispatcher import Dispatcher, most_work
 from furiosa_llm.request import Request, TokenizedPrompt
 from furiosa_llm.scheduling.answer_lengths import AnswerLengths
 from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue, WaitingQueue
@@ -103,12 +103,13 @@ class Case:
     name: str
     rows: Callable[[], list[Row]]
     setup: Setup
+    setup_without: Setup | None = None  # the same if None
     measures: tuple[str, ...]
 
     def results(self) -> Iterator[Result]:
         """Runs both ways by the account of a model."""
         rows = self.rows()
-        off = run(rows, self.setup, without(self.part), SimulatedRunner())
+        off = run(rows, self.setup_without or self.setup, without(self.part), SimulatedRunner())
         on = run(rows, self.setup, whole(), SimulatedRunner())
         yield from compared(self.part, self.name, self.measures, off, on)
 
@@ -190,6 +191,14 @@ CASES = [
         measures=_FORECAST_MEASURES,
     ),
     Case(
+        part=FORECAST,
+        name="400, answers of 32 to 512 tokens, 200 blocks; without: a tenth kept free",
+        rows=lambda: workloads.mixed(400, prompt_len=(32, 256), max_tokens=(32, 512)),
+        setup=Setup(num_blocks=200),
+        setup_without=Setup(num_blocks=200, spare_blocks_ratio=0.1),
+        measures=_FORECAST_MEASURES,
+    ),
+    Case(
         part=SMALL_BESIDE_LARGE,
         name="400, answers of 64 to 1,024 tokens, 400 blocks",
         rows=lambda: workloads.mixed(400, prompt_len=(16, 128), max_tokens=(64, 1024)),
@@ -213,7 +222,7 @@ def replica_results() -> Iterator[Result]:
         name = f"{num_rows} documents, {num_replicas} replicas"
         in_turn = _mean_seconds(num_rows, num_replicas, FifoQueue, by_count, is_pulled=False)
         by_number = _mean_seconds(num_rows, num_replicas, OfflineQueue, by_count)
-        by_work = _mean_seconds(num_rows, num_replicas, OfflineQueue, most_tokens)
+        by_work = _mean_seconds(num_rows, num_replicas, OfflineQueue, most_work)
         for other, off in (("dealt out in turn", in_turn), ("by count", by_number)):
             yield Result(
                 part=BALANCE, rows=f"{name}; without: {other}", measure=SECONDS, off=off, on=by_work

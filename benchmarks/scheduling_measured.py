@@ -30,7 +30,7 @@ from benchmarks.scheduling_workloads import VOCAB_SIZE, Row
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.execution.prepared_model import prepare_model
 from furiosa_llm.execution.step_queue import StepRunner
-from furiosa_llm.replicas.dispatcher import most_tokens
+from furiosa_llm.replicas.dispatcher import most_work
 from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Launch
 from furiosa_llm.replicas.placement import place, usable_cores
@@ -44,9 +44,9 @@ _NUM_TIMES = 3
 CASES = [
     Case(
         part=PREFIXES,
-        name="200 in 20 groups, 100 blocks",
-        rows=lambda: workloads.grouped(20, 10),
-        setup=Setup(num_blocks=100),
+        name="64 in 4 groups, 64 blocks",
+        rows=lambda: workloads.grouped(4, 16),
+        setup=Setup(num_blocks=64),
         measures=(MEASURED,),
     ),
     Case(
@@ -58,40 +58,40 @@ CASES = [
     ),
     Case(
         part=FORECAST,
-        name="100, answers of 32 to 512 tokens, 100 blocks",
-        rows=lambda: workloads.mixed(100, prompt_len=(32, 256), max_tokens=(32, 512)),
-        setup=Setup(num_blocks=100),
+        name="30, answers of 32 to 512 tokens, 40 blocks",
+        rows=lambda: workloads.mixed(30, prompt_len=(32, 256), max_tokens=(32, 512)),
+        setup=Setup(num_blocks=40),
         measures=(MEASURED,),
     ),
     Case(
         part=FORECAST,
-        name="200, answers end at 10 to 50 % of 32 to 512 tokens, 100 blocks",
+        name="80, answers end at 10 to 50 % of 32 to 512 tokens, 40 blocks",
         rows=lambda: workloads.mixed(
-            200, prompt_len=(32, 256), max_tokens=(32, 512), ends_at=(0.1, 0.5)
+            80, prompt_len=(32, 256), max_tokens=(32, 512), ends_at=(0.1, 0.5)
         ),
-        setup=Setup(num_blocks=100),
+        setup=Setup(num_blocks=40),
         measures=(MEASURED,),
     ),
     Case(
         part=SMALL_BESIDE_LARGE,
-        name="100, answers of 64 to 1,024 tokens, 200 blocks",
-        rows=lambda: workloads.mixed(100, prompt_len=(16, 128), max_tokens=(64, 1024)),
-        setup=Setup(num_blocks=200),
+        name="24, answers of 64 to 1,024 tokens, 64 blocks",
+        rows=lambda: workloads.mixed(24, prompt_len=(16, 128), max_tokens=(64, 1024)),
+        setup=Setup(num_blocks=64),
         measures=(MEASURED,),
     ),
 ]
 
 
 def make_checkpoint(folder: Path) -> None:
-    """Writes a Llama of 11 million random parameters, with the tokenizer of the sample model."""
+    """Writes a Llama of 3.5 million random parameters, with the tokenizer of the sample model."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
-        hidden_size=320,
-        intermediate_size=1024,
-        num_hidden_layers=8,
-        num_attention_heads=5,
-        num_key_value_heads=5,
+        hidden_size=192,
+        intermediate_size=640,
+        num_hidden_layers=6,
+        num_attention_heads=3,
+        num_key_value_heads=3,
         max_position_embeddings=8192,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -118,20 +118,22 @@ def measure(case: Case, checkpoint: Path) -> Iterator[Result]:
 def measure_balance(checkpoint: Path) -> Iterator[Result]:
     """Runs two replicas of one thread each, both ways in turn."""
     setup = Setup(num_blocks=2000)
-    rows = workloads.documents(48, seed=0)
+    draws = [workloads.documents(24, seed=seed) for seed in range(4)]
     args = _engine_args(checkpoint, setup, num_replicas=2)
-    pools = [_start(args, weigh) for weigh in (by_count, most_tokens)]
+    pools = [_start(args, weigh) for weigh in (by_count, most_work)]
     try:
         for pool in pools:
-            _answer(pool, rows[:8])
+            _answer(pool, draws[0][:8])
         pairs = []
         for _ in range(_NUM_TIMES):
-            off, on = (_seconds(partial(_answer, pool, rows)) for pool in pools)
+            off, on = (
+                sum(_seconds(partial(_answer, pool, rows)) for rows in draws) for pool in pools
+            )
             pairs.append((off, on))
     finally:
         for pool in pools:
             pool.close()
-    yield _result(BALANCE, "48 documents, 2 replicas; without: by count", pairs)
+    yield _result(BALANCE, "4 times 24 documents, 2 replicas; without: by count", pairs)
 
 
 def _start(args: EngineArgs, weigh: Callable[[TokenizedPrompt], int]) -> ReplicaPool:

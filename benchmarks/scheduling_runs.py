@@ -21,6 +21,7 @@ from furiosa_llm.scheduling.waiting_room import Strategy
 BLOCK_SIZE = 32
 STEP_SECONDS = 0.020
 TOKEN_SECONDS = 0.0016
+ATTENTION_SECONDS = 0.8e-6  # for each token that a token looks back on
 _PARAMS = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
 
 
@@ -31,6 +32,7 @@ class Setup:
     num_blocks: int
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 1024
+    spare_blocks_ratio: float = 0.0
 
     def make_scheduler(self, strategy: Strategy) -> Scheduler:
         """Builds a scheduler of one step in flight."""
@@ -40,6 +42,7 @@ class Setup:
                 is_offline=True,
                 max_num_seqs=self.max_num_seqs,
                 max_num_batched_tokens=self.max_num_batched_tokens,
+                spare_blocks_ratio=self.spare_blocks_ratio,
             ),
             CacheConfig(num_blocks=self.num_blocks, block_size=BLOCK_SIZE),
             ModelInfo(max_model_len=2**20, vocab_size=VOCAB_SIZE, eos_token_ids=frozenset()),
@@ -67,9 +70,15 @@ class SimulatedRunner:
 
     def execute(self, step: SchedulerOutput) -> StepResult:
         """Returns at once, with the seconds that the step would take."""
+        num_attended_tokens = sum(
+            share.num_tokens * (share.start_position + share.num_tokens // 2)
+            for share in step.requests
+        )
         return StepResult(
             token_ids={share.request_id: 3 for share in step.requests if share.samples_token},
-            model_seconds=STEP_SECONDS + TOKEN_SECONDS * step.num_tokens,
+            model_seconds=STEP_SECONDS
+            + TOKEN_SECONDS * step.num_tokens
+            + ATTENTION_SECONDS * num_attended_tokens,
         )
 
 

@@ -10,12 +10,17 @@ from furiosa_llm.replicas.prefix_owners import PrefixOwners
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.scheduling.ordering import WaitingQueue
 
+_DOUBLE_WORK_TOKENS = 2048  # as on a CPU with a model of 135 million parameters
 WINDOW = 64  # waiting prompts among which a replica finds one whose prefix it has
 
 
-def most_tokens(prompt: TokenizedPrompt) -> int:
-    """Returns the tokens that a prompt and its answer have at most."""
-    return prompt.num_prompt_tokens + prompt.max_tokens
+def most_work(prompt: TokenizedPrompt) -> int:
+    """Returns the work that a prompt and its answer are at most, in tokens without a past.
+
+    A token that looks back on `_DOUBLE_WORK_TOKENS` costs twice as much.
+    """
+    num_tokens = prompt.num_prompt_tokens + prompt.max_tokens
+    return num_tokens + num_tokens**2 // (2 * _DOUBLE_WORK_TOKENS)
 
 
 _Entry = tuple[TokenizedPrompt, tuple[bytes, ...]]  # with the hashes of its prefixes
@@ -61,7 +66,7 @@ class Dispatcher:
         *,
         low_water_tokens: int,
         queue: WaitingQueue[TokenizedPrompt],
-        weigh: Callable[[TokenizedPrompt], int] = most_tokens,
+        weigh: Callable[[TokenizedPrompt], int] = most_work,
         prefix_block_size: int | None = None,
     ) -> None:
         """Starts with nothing to do.

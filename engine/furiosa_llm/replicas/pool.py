@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection, wait
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import EngineError, PromptFailedError
 from furiosa_llm.outputs import RequestMetrics, RequestOutput, StepStats
-from furiosa_llm.replicas.dispatcher import Dispatcher, low_water_tokens, most_tokens
+from furiosa_llm.replicas.dispatcher import Dispatcher, low_water_tokens, most_work
 from furiosa_llm.replicas.growing_outputs import GrowingOutputs
 from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Abort, Add, Failed, NotStarted, Report, Started
@@ -36,7 +36,7 @@ class ReplicaPool:
         launcher: LauncherProcess,
         num_replicas: int,
         *,
-        weigh: Callable[[TokenizedPrompt], int] = most_tokens,
+        weigh: Callable[[TokenizedPrompt], int] = most_work,
     ) -> None:
         """Waits until the launcher has loaded the model, and starts the replicas.
 
