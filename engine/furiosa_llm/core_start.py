@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from furiosa_llm.artifact.defaults import resolve_engine_args
 from furiosa_llm.config import EngineArgs
@@ -14,7 +14,7 @@ from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.execution.step_queue import queue_for
-from furiosa_llm.library_imports import loading_libraries
+from furiosa_llm.library_imports import Loading, loading_libraries
 from furiosa_llm.machine_limits import count_gpus, free_memory_bytes
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.replicas.launcher_process import LauncherProcess
@@ -24,6 +24,9 @@ from furiosa_llm.replicas.pool import ReplicaPool
 from furiosa_llm.replicas.sizing import check_fits_memory, choose_num_replicas, weights_bytes
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.tokenization import Tokenizer
+
+if TYPE_CHECKING:
+    from furiosa_llm.execution.prepared_model import PreparedModel
 
 
 class Core(Protocol):
@@ -87,30 +90,35 @@ def start_core(args: EngineArgs, *, num_prompts: int | None) -> StartedCore:
         EngineError: A process died while it was started.
     """
     args = resolve_engine_args(args)
-    cores = usable_cores()
     available_bytes = free_memory_bytes()
+    with loading_libraries() as loading:
+        placement = _place(args, num_prompts=num_prompts, available_bytes=available_bytes)
+        if placement.is_one_process:
+            from furiosa_llm.execution.prepared_model import prepare_model  # loads torch
+    if placement.is_one_process:
+        return _start_here(args, placement, prepare_model, loading)
+    num_processes = placement.num_replicas * placement.num_processes_of_replica
+    check_fits_memory(num_processes, available_bytes=available_bytes)
+    return _start_replicas(args, placement)
+
+
+def _place(args: EngineArgs, *, num_prompts: int | None, available_bytes: int) -> Placement:
+    cores = usable_cores()
     num_cpu_replicas = choose_num_replicas(
         num_cores=len(cores),
         weights_bytes=weights_bytes(args.model),
         available_bytes=available_bytes,
         num_prompts=num_prompts,
     )
-    placement = place(
-        args,
-        cores=cores,
-        num_gpus=count_gpus(),
-        num_cpu_replicas=num_cpu_replicas,
-    )
-    if placement.is_one_process:
-        return _start_here(args, placement)
-    num_processes = placement.num_replicas * placement.num_processes_of_replica
-    check_fits_memory(num_processes, available_bytes=available_bytes)
-    return _start_replicas(args, placement)
+    return place(args, cores=cores, num_gpus=count_gpus(), num_cpu_replicas=num_cpu_replicas)
 
 
-def _start_here(args: EngineArgs, placement: Placement) -> StartedCore:
-    with loading_libraries() as loading:
-        from furiosa_llm.execution.prepared_model import prepare_model  # loads torch
+def _start_here(
+    args: EngineArgs,
+    placement: Placement,
+    prepare_model: Callable[..., PreparedModel],
+    loading: Loading,
+) -> StartedCore:
     (((process,),),) = placement.replicas
     prepared = prepare_model(args, device=process.device)
     tokenizer = Tokenizer.from_engine_args(args)
