@@ -21,6 +21,7 @@ from furiosa_llm.config import EngineArgs
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.modeling import paged_attention
 from furiosa_llm.modeling.attention_cpu import CpuAttention
+from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.layer_cache import LayerCache
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
@@ -115,7 +116,7 @@ def log_probabilities(loaded: LoadedModel, token_ids: Sequence[int]) -> torch.Te
         block_tables=torch.zeros(1, 1, dtype=torch.int32),
         tasks=torch.tensor([[0, i, i + 1] for i in range(num_tokens)], dtype=torch.int32),
     )
-    paged_attention.bind(loaded.layers, caches, CurrentStep(layout), CpuAttention(1))
+    paged_attention.bind(loaded.layers, caches, CurrentStep(layout), CpuAttention(CoreThreads(1)))
     logits: torch.Tensor = loaded.model(
         input_ids=torch.tensor([token_ids]),
         position_ids=torch.arange(num_tokens)[None],

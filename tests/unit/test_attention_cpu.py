@@ -11,6 +11,7 @@ from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.attention_torch import torch_attention
+from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 from furiosa_llm.modeling.step_layout import StepLayout
 from furiosa_llm.scheduler_output import ScheduledRequest, SchedulerOutput, StepCounts
@@ -104,7 +105,7 @@ def test_the_kernel_agrees_with_plain_torch(
     key = draw(num_tokens, num_kv_heads, key_size)
     value = draw(num_tokens, num_kv_heads, value_size)
 
-    output = CpuAttention(num_threads)(query, key, value, cache, layout, params)
+    output = CpuAttention(CoreThreads(num_threads))(query, key, value, cache, layout, params)
     exact = torch_attention(
         query.double(), key.double(), value.double(), exact_cache, layout, params
     )
@@ -131,7 +132,7 @@ def test_a_row_is_the_same_to_the_bit_whatever_runs_beside_it() -> None:
     cache = make_cache(LayerShape(num_kv_heads=2, key_size=16, value_size=16), 16)
     query, key, value = torch.randn(26, 4, 16), torch.randn(26, 2, 16), torch.randn(26, 2, 16)
 
-    together = CpuAttention(2)(query, key, value, cache, layout, params)
-    single = CpuAttention(1)(query[:1], key[:1], value[:1], cache, alone, params)
+    together = CpuAttention(CoreThreads(2))(query, key, value, cache, layout, params)
+    single = CpuAttention(CoreThreads(1))(query[:1], key[:1], value[:1], cache, alone, params)
 
     assert torch.equal(together[:1], single)

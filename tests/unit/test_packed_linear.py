@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.int8_linear import Int8Linear, QuantizedRows
 from furiosa_llm.modeling.packed_linear import PackedLinear, can_pack
 
@@ -28,18 +29,6 @@ def test_layers_packed_into_one_give_what_each_gives(num_rows: int, bias: bool) 
     packed = PackedLinear.of(*layers)(inputs)
 
     torch.testing.assert_close(packed, torch.cat([layer(inputs) for layer in layers], dim=-1))
-
-
-@torch.inference_mode()
-def test_an_activation_and_a_factor_are_part_of_the_product() -> None:
-    gate, up = make_linear(24, 40), make_linear(24, 40, bias=True)
-    inputs = torch.randn(1, 5, 24)
-
-    opened = PackedLinear.of(gate, activation=("swish", ""))(inputs)
-    multiplied = PackedLinear.of(up).multiplied(inputs, opened)
-
-    torch.testing.assert_close(opened, nn.functional.silu(gate(inputs)))
-    torch.testing.assert_close(multiplied, nn.functional.silu(gate(inputs)) * up(inputs))
 
 
 @torch.inference_mode()
@@ -75,14 +64,12 @@ def test_a_row_is_the_same_to_the_bit_in_any_batch(
 ) -> None:
     layer = make_linear(*sizes)
     inputs = torch.randn(300, sizes[0], generator=torch.Generator().manual_seed(0))
-    packed: nn.Module = Int8Linear.of(layer)
-    if not is_int8:
-        packed = PackedLinear.of(layer)
-        packed.min_rows = PackedLinear.MIN_ROWS_TO_BE_INDEPENDENT
+    packed = (Int8Linear if is_int8 else PackedLinear).of(layer)
 
     whole = packed(inputs)[first : first + num_rows]
     threads_before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
+    packed.threads = CoreThreads(num_threads)
     try:
         alone = packed(inputs[first : first + num_rows].clone())
     finally:

@@ -14,15 +14,24 @@ from furiosa_llm.errors import ConfigError
 from furiosa_llm.execution import kv_cache
 from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars
+from furiosa_llm.execution.heap import keep_freed_memory
 from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.execution.stage_runner import StageRunner
 from furiosa_llm.execution.token_chooser import TokenChooser
-from furiosa_llm.modeling import attention_kernel, int8_kernels, layer_kernels, paged_attention
+from furiosa_llm.modeling import (
+    attention_kernel,
+    int8_kernels,
+    layer_kernels,
+    matmul_kernel,
+    paged_attention,
+)
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_torch import torch_attention
+from furiosa_llm.modeling.core_threads import CoreThreads
+from furiosa_llm.modeling.fusion import use_threads
 from furiosa_llm.modeling.kernel_cache import keep_compiled
 from furiosa_llm.modeling.loader import LoadedModel, load_model
-from furiosa_llm.modeling.paged_attention import AttentionBackend, CurrentStep
+from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.tokenization import Tokenizer
 
@@ -34,7 +43,12 @@ _DTYPES = {
 }
 
 
-KERNELS = (*attention_kernel.KERNELS, *layer_kernels.KERNELS, *int8_kernels.KERNELS)
+KERNELS = (
+    *attention_kernel.KERNELS,
+    *layer_kernels.KERNELS,
+    *matmul_kernel.KERNELS,
+    *int8_kernels.KERNELS,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +113,10 @@ class PreparedModel:
             device=self.device,
         )
         current_step = CurrentStep()
-        backend = _attention_on(self.device)
+        keep_freed_memory()
+        threads = CoreThreads(torch.get_num_threads())
+        use_threads(self.loaded.model, threads)
+        backend = CpuAttention(threads) if self.device.type == "cpu" else torch_attention
         paged_attention.bind(self.loaded.layers, caches, current_step, backend)
         stage = self.loaded.stage
         if stage is not None and not stage.is_last:
@@ -196,9 +213,3 @@ def choose_max_model_len(args: EngineArgs, loaded: LoadedModel) -> int:
             f"max_model_len ({max_model_len}) exceeds the model's own limit of {limit} tokens"
         )
     return max_model_len
-
-
-def _attention_on(device: torch.device) -> AttentionBackend:
-    if device.type == "cpu":
-        return CpuAttention(num_threads=torch.get_num_threads())
-    return torch_attention

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-
 import numpy as np
 import torch
 
 from furiosa_llm.modeling import attention_kernel
 from furiosa_llm.modeling.attention_params import AttentionParams
+from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.layer_cache import LayerCache
 from furiosa_llm.modeling.step_layout import StepLayout
 
@@ -18,13 +17,10 @@ _UNITS_PER_THREAD = 4  # fewer, and the key heads of a task are shared among thr
 
 
 class CpuAttention:
-    """Paged attention on `num_threads` cores. See `AttentionBackend`."""
+    """Paged attention on the cores of a process. See `AttentionBackend`."""
 
-    def __init__(self, num_threads: int) -> None:
-        self._num_threads = num_threads
-        self._helpers = (
-            ThreadPoolExecutor(num_threads - 1, "attention") if num_threads > 1 else None
-        )
+    def __init__(self, threads: CoreThreads) -> None:
+        self._threads = threads
 
     def __call__(
         self,
@@ -71,7 +67,8 @@ class CpuAttention:
         num_kv_heads = cache.shape.num_kv_heads
         num_tokens, num_tasks = layout.slot_mapping.shape[0], layout.tasks.shape[0]
         output = torch.empty(num_tokens, num_heads, cache.shape.value_size)
-        shares_heads = num_tasks < _UNITS_PER_THREAD * self._num_threads > _UNITS_PER_THREAD
+        num_threads = self._threads.num_threads
+        shares_heads = num_tasks < _UNITS_PER_THREAD * num_threads > _UNITS_PER_THREAD
         heads_per_unit = 1 if shares_heads else num_kv_heads
         arguments = (
             query,
@@ -90,21 +87,11 @@ class CpuAttention:
             _NO_SINKS if params.sinks is None else _array(params.sinks),
             heads_per_unit,
         )
-        self._run(arguments, num_units=num_tasks * num_kv_heads // heads_per_unit)
+        self._threads.share(
+            lambda share, num_shares: attention_kernel.attend(*arguments, share, num_shares),
+            num_units=num_tasks * num_kv_heads // heads_per_unit,
+        )
         return output
-
-    def _run(self, arguments: tuple[object, ...], num_units: int) -> None:
-        num_threads = min(self._num_threads, num_units)
-
-        def attend_share(first_unit: int) -> None:
-            attention_kernel.attend(*arguments, first_unit, num_threads)
-
-        helping: list[Future[None]] = []
-        if self._helpers is not None:
-            helping = [self._helpers.submit(attend_share, i) for i in range(1, num_threads)]
-        attend_share(0)
-        for future in helping:
-            future.result()
 
 
 def _array(tensor: torch.Tensor) -> attention_kernel.Floats:

@@ -13,14 +13,7 @@ from transformers.activations import ACT2FN
 
 from furiosa_llm.modeling import layer_kernels
 from furiosa_llm.modeling.layer_kernels import Floats
-from furiosa_llm.modeling.packed_linear import Activation, PackedLinear, packable_linears
-
-_ACTIVATIONS: dict[str, Activation] = {
-    "silu": ("swish", ""),
-    "gelu": ("gelu", "none"),
-    "gelu_pytorch_tanh": ("gelu", "tanh"),
-    "relu": ("relu", ""),
-}
+from furiosa_llm.modeling.packed_linear import PackedLinear, packable_linears
 
 
 class FusedRmsNorm(nn.Module):
@@ -54,42 +47,39 @@ class FusedRmsNorm(nn.Module):
 
 
 class FusedGatedMlp(nn.Module):
-    """down(activation(gate(x)) * up(x)), with the activation and the factor in the products."""
+    """down(activation(gate(x)) * up(x)), with one product for gate and up."""
 
-    def __init__(self, gate: PackedLinear, up: PackedLinear, down: PackedLinear) -> None:
+    def __init__(self, gate_up: PackedLinear, down: PackedLinear, activation: nn.Module) -> None:
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = gate, up, down
+        self.gate_up_proj, self.down_proj = gate_up, down
+        self._activation = activation
 
     @classmethod
     def of(cls, module: nn.Module) -> FusedGatedMlp | None:
         """Takes the three layers over, if the module has such."""
         linears = packable_linears(module, ("gate_proj", "up_proj", "down_proj"))
-        activation = _activation_of(getattr(module, "act_fn", None))
-        if activation is None or linears is None:
+        activation = getattr(module, "act_fn", None)
+        if linears is None or not isinstance(activation, nn.Module):
             return None
         gate, up, down = linears
-        return cls(
-            PackedLinear.of(gate, activation=activation), PackedLinear.of(up), PackedLinear.of(down)
-        )
+        return cls(PackedLinear.of(gate, up), PackedLinear.of(down), activation)
 
     @property
     def is_silu(self) -> bool:
-        """Whether the activation is the one that other gated MLPs know."""
-        return self.gate_proj.activation == _ACTIVATIONS["silu"]
+        """Whether the activation is the one that kernels know."""
+        return type(self._activation) is type(ACT2FN["silu"])
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[*, I] -> [*, I]."""
-        gate = self.gate_proj(hidden_states)
-        output: torch.Tensor = self.down_proj(self.up_proj.multiplied(hidden_states, gate))
+        gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
+        if self.is_silu:
+            gated = hidden_states.new_empty(gate.shape)
+            size = gate.shape[-1]
+            layer_kernels.gate(*(part.reshape(-1, size).numpy() for part in (gate, up, gated)))
+        else:
+            gated = self._activation(gate) * up
+        output: torch.Tensor = self.down_proj(gated)
         return output
-
-
-def _activation_of(module: nn.Module | None) -> Activation | None:
-    """Returns oneDNN's name of a function; modules do not tell theirs."""
-    for name, activation in _ACTIVATIONS.items():
-        if type(module) is type(ACT2FN[name]):
-            return activation
-    return None
 
 
 def _is_plain_vector(weight: object) -> bool:

@@ -20,6 +20,7 @@ from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling import paged_attention
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_params import AttentionParams
+from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fused_attention import FusedAttention
 from furiosa_llm.modeling.fused_modules import FusedGatedMlp, FusedRmsNorm
 from furiosa_llm.modeling.int8_linear import Int8GatedMlp, Int8Linear
@@ -91,8 +92,13 @@ def make_deterministic(model: nn.Module) -> None:
                 f"{type(module).__name__} may round otherwise in a batch than alone; run it "
                 "without --deterministic"
             )
+
+
+def use_threads(model: nn.Module, threads: CoreThreads) -> None:
+    """Lets the fused modules of a model compute with these threads."""
+    for module in model.modules():
         if isinstance(module, PackedLinear):
-            module.min_rows = PackedLinear.MIN_ROWS_TO_BE_INDEPENDENT
+            module.threads = threads
 
 
 def _require_quantized(model: nn.Module, logits: torch.Tensor | None) -> None:
@@ -152,7 +158,7 @@ class _Trial:
         None if the model does not run with what was replaced: some look into their linear layers.
         """
         try:
-            return self._run(layers, CpuAttention(1))
+            return self._run(layers, CpuAttention(CoreThreads(1)))
         except (AttributeError, TypeError, RuntimeError) as error:
             _logger.info("the fused model fails: %s", error)
             return None
@@ -194,7 +200,7 @@ class _Trial:
     ) -> torch.Tensor:
         module = self._modules_of_caches[id(cache)]
         self.attended[module] = _Attended(query, key, value, params)
-        return CpuAttention(1)(query, key, value, cache, layout, params)
+        return CpuAttention(CoreThreads(1))(query, key, value, cache, layout, params)
 
 
 class _Swaps:

@@ -8,9 +8,12 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from furiosa_llm.modeling.simd import LANES, add, div, exponential, load, mul, splat, store, sub
+
 Floats = npt.NDArray[np.float32]
 
 _ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
 _TILE = 16  # tokens whose keys are turned into columns at once
 
 
@@ -24,6 +27,21 @@ def normalize(inputs: Floats, weight: Floats, epsilon: float, output: Floats) ->
         factor = np.float32(1.0 / math.sqrt(total / inputs.shape[1] + epsilon))
         for i in range(inputs.shape[1]):
             output[row, i] = inputs[row, i] * factor * weight[i]
+
+
+@numba.njit(nogil=True, fastmath=True)
+def gate(gates: Floats, ups: Floats, output: Floats) -> None:
+    """Writes silu(gate) * up for each element of [T, I]; rows may lie any distance apart."""
+    size = gates.shape[1]
+    for row in range(gates.shape[0]):
+        for i in range(0, size - size % LANES, LANES):
+            x = load(gates[row], i)
+            power = exponential(sub(splat(_ZERO), x))
+            gated = div(mul(x, load(ups[row], i)), add(splat(_ONE), power))
+            store(output[row], i, gated)
+        for i in range(size - size % LANES, size):
+            x = gates[row, i]
+            output[row, i] = x * ups[row, i] / (_ONE + np.float32(math.exp(-x)))
 
 
 @numba.njit(nogil=True, fastmath=True)
@@ -90,7 +108,7 @@ def rotate_and_store(  # noqa: PLR0913 - a kernel: arrays come one by one
         start = stop
 
 
-KERNELS = (normalize, rotate_and_store)
+KERNELS = (normalize, gate, rotate_and_store)
 
 
 @numba.njit(nogil=True, fastmath=True, inline="always")

@@ -1,4 +1,4 @@
-"""Linear layers whose weights lie as the kernels of oneDNN read them."""
+"""Linear layers whose weights lie as our matrix product reads them."""
 
 from __future__ import annotations
 
@@ -8,95 +8,65 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-# The kernels are chosen for about so many tokens in a step; they serve any number.
-_NUM_TOKENS = 64
-
-Activation = tuple[str, str]  # what oneDNN calls it, and its way to compute it
-IDENTITY: Activation = ("none", "")
+from furiosa_llm.modeling import matmul_kernel
+from furiosa_llm.modeling.core_threads import CoreThreads
 
 
 class PackedLinear(nn.Module):
-    """y = f(x W^T + b), for the same x as many times as there are weights.
+    """y = x W^T + b, for the same x as many times as there are weights.
 
-    A row of the result does not depend on the other rows, if there are any: for a single one, and
-    maybe for a few, oneDNN sums in another order.
+    A row of the result does not depend on the other rows.
 
     Attributes:
-        min_rows: Fewer rows are filled up to so many, so that a row on its own gives the same too.
-        activation: f.
+        threads: To compute with.
     """
 
-    MIN_ROWS_TO_BE_INDEPENDENT = 16
-
     def __init__(
-        self,
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor | None],
-        activation: Activation = IDENTITY,
+        self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
     ) -> None:
         """Packs weights [O, I] one below the other; biases [O], or None."""
         super().__init__()
         weight = torch.cat(list(weights))
         self.out_features, self.in_features = weight.shape
-        self._bias = joined_bias(weights, biases)
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _NUM_TOKENS)
-        self.activation = activation
-        self.min_rows = 1
+        self._packed = matmul_kernel.pack(weight)
+        self._bias = matmul_kernel.pack_bias(joined_bias(weights, biases), self.out_features)
+        self.threads = CoreThreads(1)
 
     @classmethod
-    def of(cls, *linears: nn.Module, activation: Activation = IDENTITY) -> PackedLinear:
+    def of(cls, *linears: nn.Module) -> PackedLinear:
         """Packs layers that are given the same input into one, their outputs side by side."""
         return cls(
             [weight_of(linear) for linear in linears],
             [linear.bias for linear in linears],  # type: ignore[misc]
-            activation,
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[*, I] -> [*, O]."""
-        if inputs.numel() == 0:  # no token of the step is sampled
-            return inputs.new_empty(*inputs.shape[:-1], self.out_features)
-        name, algorithm = self.activation
-        rows = self._filled(inputs)
-        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows, self._packed, self._bias, name, [], algorithm
-        )
-        return output if rows is inputs else _first_rows(output, inputs)
+        output = torch.empty(*inputs.shape[:-1], self.out_features)
+        rows = inputs.reshape(-1, self.in_features).contiguous().numpy()
+        results = output.view(-1, self.out_features).numpy()
+        num_panels = self._bias.size // matmul_kernel.PANEL_WIDTH
 
-    def multiplied(self, inputs: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        """[*, I] -> [*, O], each element times that of `factor` [*, O]."""
-        rows = self._filled(inputs)
-        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-            rows, self._filled(factor), self._packed, self._bias, "mul"
-        )
-        return output if rows is inputs else _first_rows(output, inputs)
+        def multiply_share(share: int, num_shares: int) -> None:
+            panels = (num_panels * share // num_shares, num_panels * (share + 1) // num_shares)
+            matmul_kernel.multiply(rows, self._packed, self._bias, results, panels)
 
-    def _filled(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Returns inputs, or [min_rows, I] that begins with them."""
-        num_rows = inputs.numel() // inputs.shape[-1]
-        if num_rows >= self.min_rows:
-            return inputs
-        rows = inputs.new_zeros(self.min_rows, inputs.shape[-1])
-        rows[:num_rows] = inputs.reshape(num_rows, -1)
-        return rows
+        if len(rows):  # else no token of the step is sampled
+            self.threads.share(multiply_share, num_panels)
+        return output
 
     def extra_repr(self) -> str:
         """What `print(model)` shows of it."""
-        return f"{self.in_features}, {self.out_features}, activation={self.activation[0]}"
-
-
-def _first_rows(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    return output[: inputs.numel() // inputs.shape[-1]].view(*inputs.shape[:-1], -1)
+        return f"{self.in_features}, {self.out_features}"
 
 
 def can_pack(module: nn.Module) -> bool:
-    """Tells whether a layer is a plain one of a type that oneDNN computes with."""
+    """Tells whether a layer is a plain one of a type that is packed."""
     return (
         type(module) in (nn.Linear, Conv1D)
         and isinstance(module.weight, torch.Tensor)
         and module.weight.dtype == torch.float32
         and module.weight.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
 
 

@@ -109,6 +109,12 @@ def mul(typing: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def div(typing: Any, a: Any, b: Any) -> Any:
+    """Returns a / b."""
+    return _vector(_vector, _vector), lambda _, builder, __, arguments: builder.fdiv(*arguments)
+
+
+@intrinsic
 def maximum(typing: Any, a: Any, b: Any) -> Any:
     """Returns the larger of a and b, element by element."""
     return _vector(_vector, _vector), lambda _, builder, __, arguments: _larger(builder, *arguments)
