@@ -8,16 +8,23 @@ FlashAttention, Dao 2022). The result of a row does not depend on the rows besid
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from furiosa_llm.modeling.matmul_tile import (
+    MAX_TILE_ROWS,
+    PANEL_VECTORS,
+    PANEL_WIDTH,
+    tile_product,
+)
 from furiosa_llm.modeling.simd import (
     LANES,
     add,
     exponential,
-    fma,
+    first_of,
     load,
     max_of,
     maximum,
@@ -35,6 +42,10 @@ Ints = npt.NDArray[np.int32]
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _LOWEST = np.float32(-1e30)
+
+# The next block is larger than a first cache.
+_multiply_panel = tile_product(PANEL_VECTORS, cache=2)
+_multiply_column = tile_product(1, cache=2)
 
 
 @numba.njit(nogil=True, fastmath=True)
@@ -61,7 +72,7 @@ def store_tokens(
 
 
 @numba.njit(nogil=True, fastmath=True)
-def attend(  # noqa: C901, PLR0913 - a kernel: loops nest, arrays come one by one
+def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
     query: Floats,
     query_stride: int,
     blocks: Floats,
@@ -108,54 +119,83 @@ def attend(  # noqa: C901, PLR0913 - a kernel: loops nest, arrays come one by on
     group_size = num_heads // num_kv_heads
     padded_size = (head_span - key_size * block_size) // block_size
     cache = blocks.reshape(-1)
-    max_rows = QUERY_TILE * group_size
-    scores = np.empty(block_size, np.float32)
-    row_max = np.empty(max_rows * heads_per_unit, np.float32)
-    row_sum = np.empty(max_rows * heads_per_unit, np.float32)
-    acc = np.empty(max_rows * heads_per_unit * padded_size, np.float32)
+    max_rows = QUERY_TILE * group_size * heads_per_unit
+    queries = np.empty(max_rows * key_size, np.float32)
+    weights = np.empty(MAX_TILE_ROWS * block_size, np.float32)
+    zeros = np.zeros(block_size, np.float32)
+    row_max = np.empty(max_rows, np.float32)
+    row_sum = np.empty(max_rows, np.float32)
+    acc = np.empty(max_rows * padded_size, np.float32)
     units_per_task = num_kv_heads // heads_per_unit
 
-    for unit in range(first_unit, tasks.shape[0] * units_per_task, unit_stride):
+    num_units = tasks.shape[0] * units_per_task
+    for unit in range(first_unit, num_units, unit_stride):
         task, first_head = unit // units_per_task, unit % units_per_task * heads_per_unit
         request, start, stop = tasks[task, 0], tasks[task, 1], tasks[task, 2]
         # Position in the request of the step's first token of this request, less its place.
         shift = seq_lens[request] - query_start_loc[request + 1]
         num_rows = (stop - start) * group_size  # of each key head
         for row in range(num_rows * heads_per_unit):
+            token = start + row % num_rows // group_size
+            head = (first_head + row // num_rows) * group_size + row % group_size
+            q = token * query_stride + head * key_size
+            for d in range(key_size):
+                queries[row * key_size + d] = query[q + d] * np.float32(scaling)
+            row_max[row], row_sum[row] = _LOWEST, _ZERO
             if sinks.shape[0] > 0:
-                head = (first_head + row // num_rows) * group_size + row % group_size
                 row_max[row], row_sum[row] = sinks[head], _ONE
-            else:
-                row_max[row], row_sum[row] = _LOWEST, _ZERO
         acc[: num_rows * heads_per_unit * padded_size] = _ZERO
 
+        next_task = min(unit + unit_stride, num_units - 1) // units_per_task
+        first_of_next = block_tables[tasks[next_task, 0], 0]
         first_block = max(start + shift - sliding_window + 1, 0) // block_size
-        for index in range(first_block, (stop - 1 + shift) // block_size + 1):
+        stop_block = (stop - 1 + shift) // block_size + 1
+        for index in range(first_block, stop_block):
             block_start = block_tables[request, index] * num_kv_heads * head_span
-            for row in range(num_rows * heads_per_unit):
-                kv_head = first_head + row // num_rows
-                token = start + row % num_rows // group_size
-                position = token + shift - index * block_size  # of the query, within the block
-                visible_stop = min(position + 1, block_size)
-                visible_start = max(position - sliding_window + 1, 0)
-                if visible_start >= visible_stop:
-                    continue
-                keys = block_start + kv_head * head_span
-                head = kv_head * group_size + row % group_size
-                q = token * query_stride + head * key_size
-                _score(query, q, cache, keys, key_size, np.float32(scaling), scores)
-                if softcap > 0:
-                    for s in range(block_size):
-                        scores[s] = softcap * math.tanh(scores[s] / softcap)
-                scores[:visible_start] = _LOWEST
-                scores[visible_stop:] = _LOWEST
-                largest = _largest(scores, row_max[row])
-                block_sum = _exponentiate(scores, largest)
-                shrink = np.float32(math.exp(row_max[row] - largest))
-                row_sum[row] = row_sum[row] * shrink + block_sum
-                row_max[row] = largest
+            next_block = first_of_next
+            if index + 1 < stop_block:
+                next_block = block_tables[request, index + 1]
+            ahead = next_block * num_kv_heads * head_span - block_start
+            num_visible = min(stop + shift - index * block_size, block_size)  # by any row
+            for kv_head in range(heads_per_unit):
+                keys = block_start + (first_head + kv_head) * head_span
                 values = keys + key_size * block_size
-                _add_values(acc, row * padded_size, shrink, scores, cache, values, padded_size)
+                for tile in range(0, num_rows, MAX_TILE_ROWS):
+                    rows = min(num_rows - tile, MAX_TILE_ROWS)
+                    first = kv_head * num_rows + tile
+                    distance = ahead if tile == 0 else 0
+                    _multiply(
+                        rows,
+                        (queries, first * key_size, key_size),
+                        (cache, keys, block_size, key_size, block_size, distance),
+                        (zeros, 0, 0),
+                        (weights, 0, block_size),
+                    )
+                    for row in range(rows):
+                        token = start + (tile + row) // group_size
+                        position = token + shift - index * block_size  # within the block
+                        scores = (weights, row * block_size, block_size)
+                        visible = (position - sliding_window + 1, position + 1)
+                        if softcap > 0:
+                            _cap(scores, softcap)
+                        _hide(scores, visible, _LOWEST)
+                        old = row_max[first + row]
+                        largest = _largest(scores, old)
+                        total = _exponentiate(scores, largest)
+                        _hide(scores, visible, _ZERO)
+                        if largest > old:
+                            shrink = exponential(splat(old - largest))
+                            row_max[first + row] = largest
+                            row_sum[first + row] *= first_of(shrink)
+                            _scale(acc, (first + row) * padded_size, padded_size, shrink)
+                        row_sum[first + row] += total
+                    _multiply(
+                        rows,
+                        (weights, 0, block_size),
+                        (cache, values, padded_size, num_visible, padded_size, distance),
+                        (acc, first * padded_size, padded_size),
+                        (acc, first * padded_size, padded_size),
+                    )
 
         for row in range(num_rows * heads_per_unit):
             token = start + row % num_rows // group_size
@@ -167,89 +207,79 @@ def attend(  # noqa: C901, PLR0913 - a kernel: loops nest, arrays come one by on
 KERNELS = (store_tokens, attend)
 
 
-@numba.njit(nogil=True, inline="always")
-def _score(
-    query: Floats,
-    q: int,
-    cache: Floats,
-    keys: int,
-    key_size: int,
-    scaling: np.float32,
-    scores: Floats,
+@numba.njit(nogil=True)
+def _multiply(
+    num_rows: int,
+    inputs: tuple[Floats, int, int],
+    weights: tuple[Floats, int, int, int, int, int],
+    initial: tuple[Floats, int, int],
+    output: tuple[Floats, int, int],
 ) -> None:
-    """Scores of one query [D] against a block of keys [D, B]."""
-    block_size = scores.shape[0]
-    factor = splat(scaling)
-    for s in range(0, block_size, LANES):
-        sum0, sum1, sum2, sum3 = splat(_ZERO), splat(_ZERO), splat(_ZERO), splat(_ZERO)
-        k = keys + s
-        for d in range(0, key_size - 3, 4):
-            sum0 = fma(splat(query[q + d]), load(cache, k), sum0)
-            sum1 = fma(splat(query[q + d + 1]), load(cache, k + block_size), sum1)
-            sum2 = fma(splat(query[q + d + 2]), load(cache, k + 2 * block_size), sum2)
-            sum3 = fma(splat(query[q + d + 3]), load(cache, k + 3 * block_size), sum3)
-            k += 4 * block_size
-        for d in range(key_size - key_size % 4, key_size):
-            sum0 = fma(splat(query[q + d]), load(cache, k), sum0)
-            k += block_size
-        store(scores, s, mul(add(add(sum0, sum1), add(sum2, sum3)), factor))
+    """Writes output = initial + inputs @ weights for a few rows.
+
+    Matrices are a flat array, where they begin, and how far apart their rows lie; that of weights
+    also how many rows and columns it has (a multiple of 16), and how far the next one is.
+    """
+    matrix, start, stride, depth, width, ahead = weights
+    column = 0
+    while column + PANEL_WIDTH <= width:
+        _multiply_panel(
+            *(num_rows, *inputs, matrix, start + column, stride, depth, (ahead, stride)),
+            *(initial[0], initial[1] + column, initial[2]),
+            *(output[0], output[1] + column, output[2]),
+        )
+        column += PANEL_WIDTH
+    while column < width:
+        _multiply_column(
+            *(num_rows, *inputs, matrix, start + column, stride, depth, (ahead, stride)),
+            *(initial[0], initial[1] + column, initial[2]),
+            *(output[0], output[1] + column, output[2]),
+        )
+        column += LANES
+
+
+# What follows takes one query's scores: a flat array, where they begin, and how many there are.
 
 
 @numba.njit(nogil=True, inline="always")
-def _largest(scores: Floats, at_least: np.float32) -> np.float32:
+def _cap(scores: tuple[Floats, int, int], softcap: float) -> None:
+    array, start, size = scores
+    for s in range(start, start + size):
+        array[s] = softcap * math.tanh(array[s] / softcap)
+
+
+@numba.njit(nogil=True, inline="always")
+def _hide(scores: tuple[Floats, int, int], visible: tuple[int, int], number: np.float32) -> None:
+    """Writes a number over the tokens of a block that are not in [start, stop)."""
+    array, start, size = scores
+    for s in range(start, start + min(visible[0], size)):
+        array[s] = number
+    for s in range(start + max(visible[1], 0), start + size):
+        array[s] = number
+
+
+@numba.njit(nogil=True, inline="always")
+def _largest(scores: tuple[Floats, int, int], at_least: np.float32) -> np.float32:
+    array, start, size = scores
     largest = splat(at_least)
-    for s in range(0, scores.shape[0], LANES):
-        largest = maximum(largest, load(scores, s))
+    for s in range(start, start + size, LANES):
+        largest = maximum(largest, load(array, s))
     return max_of(largest)  # type: ignore[no-any-return]  # numba has no types
 
 
 @numba.njit(nogil=True, inline="always")
-def _exponentiate(scores: Floats, largest: np.float32) -> np.float32:
+def _exponentiate(scores: tuple[Floats, int, int], largest: np.float32) -> np.float32:
     """Replaces each score s by e**(s - largest), and returns their sum."""
+    array, start, size = scores
     total = splat(_ZERO)
-    for s in range(0, scores.shape[0], LANES):
-        power = exponential(sub(load(scores, s), splat(largest)))
-        store(scores, s, power)
+    for s in range(start, start + size, LANES):
+        power = exponential(sub(load(array, s), splat(largest)))
+        store(array, s, power)
         total = add(total, power)
     return sum_of(total)  # type: ignore[no-any-return]  # numba has no types
 
 
 @numba.njit(nogil=True, inline="always")
-def _add_values(
-    acc: Floats,
-    a: int,
-    shrink: np.float32,
-    weights: Floats,
-    cache: Floats,
-    values: int,
-    value_size: int,
-) -> None:
-    """Acc [E] = acc * shrink + weights [B] @ values [B, E]; E is a multiple of 16."""
-    factor = splat(shrink)
-    e = 0
-    while e + 4 * LANES <= value_size:
-        v = values + e
-        sum0 = mul(load(acc, a + e), factor)
-        sum1 = mul(load(acc, a + e + LANES), factor)
-        sum2 = mul(load(acc, a + e + 2 * LANES), factor)
-        sum3 = mul(load(acc, a + e + 3 * LANES), factor)
-        for s in range(weights.shape[0]):
-            weight = splat(weights[s])
-            sum0 = fma(weight, load(cache, v), sum0)
-            sum1 = fma(weight, load(cache, v + LANES), sum1)
-            sum2 = fma(weight, load(cache, v + 2 * LANES), sum2)
-            sum3 = fma(weight, load(cache, v + 3 * LANES), sum3)
-            v += value_size
-        store(acc, a + e, sum0)
-        store(acc, a + e + LANES, sum1)
-        store(acc, a + e + 2 * LANES, sum2)
-        store(acc, a + e + 3 * LANES, sum3)
-        e += 4 * LANES
-    while e < value_size:
-        v = values + e
-        sum0 = mul(load(acc, a + e), factor)
-        for s in range(weights.shape[0]):
-            sum0 = fma(splat(weights[s]), load(cache, v), sum0)
-            v += value_size
-        store(acc, a + e, sum0)
-        e += LANES
+def _scale(acc: Floats, start: int, size: int, factor: Any) -> None:
+    for e in range(start, start + size, LANES):
+        store(acc, e, mul(load(acc, e), factor))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ def keep_compiled(kernels: Sequence[Kernel], cache_dir: str | None) -> None:
     """
     if cache_dir is None:
         return
-    folder = Path(cache_dir).expanduser() / "kernels"
+    folder = Path(cache_dir).expanduser() / "kernels" / _hash_of_sources()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -39,3 +40,15 @@ def keep_compiled(kernels: Sequence[Kernel], cache_dir: str | None) -> None:
     numba_config.CACHE_DIR = str(folder)
     for kernel in kernels:
         kernel.enable_caching()
+
+
+def _hash_of_sources() -> str:
+    """Tells versions of this package apart.
+
+    numba compiles a kernel again when the file that defines it changes, but not when one does that
+    it takes functions from.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -8,7 +8,18 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from furiosa_llm.modeling.simd import LANES, add, div, exponential, load, mul, splat, store, sub
+from furiosa_llm.modeling.simd import (
+    LANES,
+    add,
+    div,
+    expect_store,
+    exponential,
+    load,
+    mul,
+    splat,
+    store,
+    sub,
+)
 
 Floats = npt.NDArray[np.float32]
 

@@ -11,10 +11,17 @@ import numpy as np
 import torch
 
 from furiosa_llm.modeling.layer_kernels import Floats
-from furiosa_llm.modeling.matmul_tile import MAX_TILE_ROWS, PANEL_WIDTH, multiply_tile
+from furiosa_llm.modeling.matmul_tile import (
+    MAX_TILE_ROWS,
+    PANEL_VECTORS,
+    PANEL_WIDTH,
+    tile_product,
+)
 
 _MAX_DEPTH = 2048  # so that a part of a panel stays in a core's own cache for all tiles of rows
 _MAX_CACHED_INPUTS = 1 << 17  # elements; half of what such a cache holds, or less
+
+_multiply_tile = tile_product(PANEL_VECTORS, cache=1)
 
 
 def pack(weight: torch.Tensor) -> Floats:
@@ -92,15 +99,16 @@ def _multiply_block(
                 source, source_start, source_stride = bias, o, 0
                 if start > 0:
                     source, source_start, source_stride = target, place, target_stride
-                multiply_tile(
+                _multiply_tile(
                     num_tokens * (tile + 1) // num_tiles - token,
                     flat_inputs,
                     token * num_inputs + start,
                     num_inputs,
                     packed,
                     weights,
+                    PANEL_WIDTH,
                     depth,
-                    (tile * depth * ahead, ahead),
+                    (depth * (PANEL_WIDTH + tile * ahead), ahead),
                     source,
                     source_start,
                     source_stride,

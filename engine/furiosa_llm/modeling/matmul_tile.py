@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from furiosa_llm.modeling.simd import LANES
+from furiosa_llm.modeling.simd import LANES, fetch
 
 _HAS_32_WIDE_REGISTERS = bool(binding.get_host_cpu_features().get("avx512f"))  # else 16 of half
 
@@ -24,92 +24,106 @@ PANEL_WIDTH = PANEL_VECTORS * LANES
 MAX_TILE_ROWS = 14 if _HAS_32_WIDE_REGISTERS else 6
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
-_BYTES = ir.IntType(8).as_pointer()
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _FIRST = ir.Constant(ir.VectorType(_INT32, LANES), [_INT32(0)] * LANES)
 _FLOAT_BYTES = 4
 
 
-@intrinsic
-def multiply_tile(
-    typing: Any,
-    num_rows: Any,
-    inputs: Any,
-    i: Any,
-    input_stride: Any,
-    weights: Any,
-    w: Any,
-    depth: Any,
-    ahead: Any,
-    initial: Any,
-    s: Any,
-    initial_stride: Any,
-    output: Any,
-    o: Any,
-    output_stride: Any,
-) -> Any:
-    """Writes output [R, W] = initial [R, W] + inputs [R, D] @ weights [D, W].
+def tile_product(num_vectors: int, *, cache: int) -> Any:
+    """Makes a kernel's function that multiplies tiles of so many vectors in width.
 
-    All arrays are flat and float32; a part of each begins at the index that follows it.
-
-    Args:
-        typing: numba's own.
-        num_rows: R, from 1 to `MAX_TILE_ROWS`.
-        inputs: Rows lie `input_stride` apart.
-        i: See above.
-        input_stride: See there.
-        weights: W = `PANEL_WIDTH` elements lie side by side.
-        w: See above.
-        depth: D, at least 1.
-        ahead: Elements beyond `w` + `depth` * W where fetching ahead begins, and how many of them
-            for each of the D, as a pair.
-        initial: Rows lie `initial_stride` apart; 0 for the same in each row.
-        s: See above.
-        initial_stride: See there.
-        output: Rows lie `output_stride` apart.
-        o: See above.
-        output_stride: See there.
+    What it fetches ahead goes into the first or second cache of a core.
     """
-    size = types.intp
-    signature = types.void(
-        *(size, inputs, size, size, weights, size, size, types.UniTuple(size, 2)),
-        *(initial, size, size, output, size, size),
-    )
-    return signature, _emit
+
+    @intrinsic
+    def multiply(
+        typing: Any,
+        num_rows: Any,
+        inputs: Any,
+        i: Any,
+        input_stride: Any,
+        weights: Any,
+        w: Any,
+        weight_stride: Any,
+        depth: Any,
+        ahead: Any,
+        initial: Any,
+        s: Any,
+        initial_stride: Any,
+        output: Any,
+        o: Any,
+        output_stride: Any,
+    ) -> Any:
+        """Writes output [R, W] = initial [R, W] + inputs [R, D] @ weights [D, W].
+
+        All arrays are flat and float32; the part of each begins at the index that follows it, and
+        its rows lie a stride apart. A stride of 0 repeats a row.
+
+        Args:
+            typing: numba's own.
+            num_rows: R, from 1 to `MAX_TILE_ROWS`.
+            inputs: See above.
+            i: See above.
+            input_stride: See above.
+            weights: See above.
+            w: See above.
+            weight_stride: See above.
+            depth: D, at least 1.
+            ahead: A pair: with each row of weights, as many elements are fetched that lie this far
+                beyond `w`, and for each row this much further.
+            initial: See above.
+            s: See above.
+            initial_stride: See above.
+            output: See above.
+            o: See above.
+            output_stride: See above.
+        """
+        size = types.intp
+        arguments = (
+            *(size, inputs, size, size, weights, size, size, size, types.UniTuple(size, 2)),
+            *(initial, size, size, output, size, size),
+        )
+
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            def matrix(place: int) -> tuple[Any, Any]:
+                array = context.make_array(signature.args[place])(context, builder, values[place])
+                return builder.gep(array.data, [values[place + 1]]), values[place + 2]
+
+            weights = matrix(4)
+            start, step = (builder.extract_value(values[8], part) for part in (0, 1))
+            _emit_cases(
+                builder,
+                _Tile(
+                    builder,
+                    num_vectors=num_vectors,
+                    cache=cache,
+                    depth=values[7],
+                    inputs=matrix(1),
+                    weights=weights,
+                    ahead=(builder.gep(weights[0], [start]), step),
+                    initial=matrix(9),
+                    output=matrix(12),
+                ),
+                num_rows=values[0],
+            )
+            return context.get_dummy_value()
+
+        return types.void(*arguments), emit
+
+    return multiply
 
 
-def _emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    (num_rows, inputs, i, input_stride, weights, w, depth, ahead) = arguments[:8]
-    (initial, s, initial_stride, output, o, output_stride) = arguments[8:]
-
-    def pointer(place: int, array: Any, index: Any) -> Any:
-        data = context.make_array(signature.args[place])(context, builder, array).data
-        return builder.gep(data, [index])
-
-    first_weight = pointer(4, weights, w)
-    next_weight = builder.gep(
-        first_weight,
-        [builder.add(builder.mul(depth, _INT64(PANEL_WIDTH)), builder.extract_value(ahead, 0))],
-    )
-    tile = _Tile(
-        builder,
-        depth=depth,
-        inputs=(pointer(1, inputs, i), input_stride),
-        weights=first_weight,
-        ahead=(next_weight, builder.extract_value(ahead, 1)),
-        initial=(pointer(8, initial, s), initial_stride),
-        output=(pointer(11, output, o), output_stride),
-    )
+def _emit_cases(builder: Any, tile: _Tile, *, num_rows: Any) -> None:
+    """Emits a tile for each number of rows, and the choice between them."""
     end = builder.append_basic_block("tile.end")
-    cases = [builder.append_basic_block(f"tile.{rows}") for rows in range(1, MAX_TILE_ROWS + 1)]
     switch = builder.switch(num_rows, end)
-    for rows, block in enumerate(cases, start=1):
+    for rows in range(1, MAX_TILE_ROWS + 1):
+        block = builder.append_basic_block(f"tile.{rows}")
         switch.add_case(_INT64(rows), block)
         builder.position_at_end(block)
         tile.emit(rows)
         builder.branch(end)
     builder.position_at_end(end)
-    return context.get_dummy_value()
 
 
 class _Tile:
@@ -119,40 +133,37 @@ class _Tile:
         self,
         builder: Any,
         *,
+        num_vectors: int,
+        cache: int,
         depth: Any,
         inputs: tuple[Any, Any],
-        weights: Any,
+        weights: tuple[Any, Any],
         ahead: tuple[Any, Any],
         initial: tuple[Any, Any],
         output: tuple[Any, Any],
     ) -> None:
         self._builder = builder
-        self._depth = depth
+        self._num_vectors, self._cache, self._depth = num_vectors, cache, depth
         self._inputs, self._weights, self._ahead = inputs, weights, ahead
         self._initial, self._output = initial, output
         self._fma = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{LANES}f32"
         )
-        self._prefetch = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32]),
-            "llvm.prefetch.p0i8",
-        )
 
     def emit(self, num_rows: int) -> None:
         """Emits the sums of so many rows, and what writes them."""
         builder = self._builder
-        places = [(row, vector) for row in range(num_rows) for vector in range(PANEL_VECTORS)]
+        places = [(row, vector) for row in range(num_rows) for vector in range(self._num_vectors)]
         rows = [self._row(self._inputs, row) for row in range(num_rows)]
         initial = [builder.load(self._at(self._initial, *p), align=_FLOAT_BYTES) for p in places]
         for place in places:
-            self._fetch(builder.bitcast(self._at(self._output, *place), _BYTES), to_write=True)
+            fetch(builder, self._at(self._output, *place), to_write=True)
         before, loop = builder.block, builder.append_basic_block("depth")
         builder.branch(loop)
         builder.position_at_end(loop)
         d = builder.phi(_INT64)
         sums = [builder.phi(_FLOATS) for _ in places]
-        weights = [self._weight(d, vector) for vector in range(PANEL_VECTORS)]
+        weights = [self._weight(d, vector) for vector in range(self._num_vectors)]
         self._fetch_ahead(d)
         numbers = [self._splat(builder.load(builder.gep(row, [d]))) for row in rows]
         products = [
@@ -180,21 +191,17 @@ class _Tile:
         return self._builder.bitcast(start, _FLOATS.as_pointer())
 
     def _weight(self, d: Any, vector: int) -> Any:
-        builder = self._builder
-        index = builder.add(builder.mul(d, _INT64(PANEL_WIDTH)), _INT64(vector * LANES))
-        pointer = builder.bitcast(builder.gep(self._weights, [index]), _FLOATS.as_pointer())
-        return builder.load(pointer, align=_FLOAT_BYTES)
+        pointer, stride = self._weights
+        row = self._builder.gep(pointer, [self._builder.mul(d, stride)])
+        return self._builder.load(self._at((row, _INT64(0)), 0, vector), align=_FLOAT_BYTES)
 
     def _fetch_ahead(self, d: Any) -> None:
         builder = self._builder
         pointer, stride = self._ahead
-        start = builder.bitcast(builder.gep(pointer, [builder.mul(d, stride)]), _BYTES)
-        for vector in range(PANEL_VECTORS):
-            self._fetch(builder.gep(start, [_INT64(vector * LANES * _FLOAT_BYTES)]))
-
-    def _fetch(self, pointer: Any, *, to_write: bool = False) -> None:
-        into_first_cache, data = _INT32(3), _INT32(1)
-        self._builder.call(self._prefetch, [pointer, _INT32(to_write), into_first_cache, data])
+        start = builder.gep(pointer, [builder.mul(d, stride)])
+        for vector in range(self._num_vectors):
+            line = builder.gep(start, [_INT64(vector * LANES)])
+            fetch(builder, line, cache=self._cache)
 
     def _splat(self, number: Any) -> Any:
         undefined = ir.Constant(_FLOATS, ir.Undefined)

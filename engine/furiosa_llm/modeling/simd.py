@@ -33,6 +33,7 @@ _HIGHEST_EXPONENT = np.float32(127.0)
 _INT = ir.IntType(32)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(_INT, LANES)
+_BYTES = ir.IntType(8).as_pointer()
 _FLOAT_BYTES = 4
 
 
@@ -174,6 +175,16 @@ def sum_of(typing: Any, a: Any) -> Any:
 
 
 @intrinsic
+def first_of(typing: Any, a: Any) -> Any:
+    """Returns the first element, as a number."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.extract_element(arguments[0], _INT(0))
+
+    return types.float32(_vector), emit
+
+
+@intrinsic
 def max_of(typing: Any, a: Any) -> Any:
     """Returns the largest element, as a number."""
 
@@ -196,6 +207,16 @@ def exponential(x: Any) -> Any:
     power = fma(f, power, splat(_P2))
     power = fma(f, power, splat(_P1))
     return mul(fma(f, power, splat(_ONE)), exp2_of_whole(whole))
+
+
+def fetch(builder: Any, pointer: Any, *, cache: int = 1, to_write: bool = False) -> None:
+    """Emits the order to bring a line into the first or second cache of a core."""
+    operands = [_BYTES, _INT, _INT, _INT]
+    function_type = ir.FunctionType(ir.VoidType(), operands)
+    order = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0i8")
+    nearness, data = _INT(4 - cache), _INT(1)
+    line = builder.bitcast(pointer, _BYTES)
+    builder.call(order, [line, _INT(int(to_write)), nearness, data])
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
