@@ -12,7 +12,6 @@ from furiosa_llm.modeling.simd import (
     LANES,
     add,
     div,
-    expect_store,
     exponential,
     load,
     mul,

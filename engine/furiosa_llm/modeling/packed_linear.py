@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from furiosa_llm.modeling import matmul_kernel
 from furiosa_llm.modeling.core_threads import CoreThreads
+from furiosa_llm.modeling.matmul_tile import PANEL_WIDTH
 
 
 class PackedLinear(nn.Module):
@@ -45,7 +46,7 @@ class PackedLinear(nn.Module):
         output = torch.empty(*inputs.shape[:-1], self.out_features)
         rows = inputs.reshape(-1, self.in_features).contiguous().numpy()
         results = output.view(-1, self.out_features).numpy()
-        num_panels = self._bias.size // matmul_kernel.PANEL_WIDTH
+        num_panels = self._bias.size // PANEL_WIDTH
 
         def multiply_share(share: int, num_shares: int) -> None:
             panels = (num_panels * share // num_shares, num_panels * (share + 1) // num_shares)
