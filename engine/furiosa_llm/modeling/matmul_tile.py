@@ -8,6 +8,7 @@ element of the result is summed in the same order whatever tile it lies in.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llvmlite import binding, ir
@@ -91,9 +92,9 @@ def tile_product(num_vectors: int, *, cache: int) -> Any:
 
             weights = matrix(4)
             start, step = (builder.extract_value(values[8], part) for part in (0, 1))
-            _emit_cases(
+            emit_cases(
                 builder,
-                _Tile(
+                _FloatTile(
                     builder,
                     num_vectors=num_vectors,
                     cache=cache,
@@ -113,7 +114,7 @@ def tile_product(num_vectors: int, *, cache: int) -> Any:
     return multiply
 
 
-def _emit_cases(builder: Any, tile: _Tile, *, num_rows: Any) -> None:
+def emit_cases(builder: Any, tile: Tile, *, num_rows: Any) -> None:
     """Emits a tile for each number of rows, and the choice between them."""
     end = builder.append_basic_block("tile.end")
     switch = builder.switch(num_rows, end)
@@ -126,9 +127,93 @@ def _emit_cases(builder: Any, tile: _Tile, *, num_rows: Any) -> None:
     builder.position_at_end(end)
 
 
-class _Tile:
+class Tile:
     """Emits the code of tiles with a known number of rows. Pairs are a pointer and a stride."""
 
+    def __init__(
+        self,
+        builder: Any,
+        *,
+        num_vectors: int,
+        cache: int,
+        depth: Any,
+        ahead: tuple[Any, Any],
+        output: tuple[Any, Any],
+    ) -> None:
+        self._builder = builder
+        self._num_vectors, self._cache, self._depth = num_vectors, cache, depth
+        self._ahead, self._output = ahead, output
+
+    def emit(self, num_rows: int) -> None:
+        """Emits the sums of so many rows, and what writes them."""
+        raise NotImplementedError
+
+    def _emit_loop(
+        self, initial: Sequence[Any], products: Callable[[Any, list[Any]], list[Any]]
+    ) -> list[Any]:
+        """Emits a loop over the depth, and returns the sums at its end.
+
+        Args:
+            initial: The sums before it.
+            products: Takes the place in the depth and the sums, and returns the sums that follow.
+        """
+        builder = self._builder
+        before, loop = builder.block, builder.append_basic_block("depth")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        d = builder.phi(_INT64)
+        sums = [builder.phi(total.type) for total in initial]
+        self._fetch_ahead(d)
+        results = products(d, sums)
+        following = self._opaque(builder.add(d, _INT64(1)))
+        for phi, first, later in zip(
+            [d, *sums], [_INT64(0), *initial], [following, *results], strict=True
+        ):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, loop)
+        after = builder.append_basic_block("depth.end")
+        builder.cbranch(builder.icmp_signed("<", following, self._depth), loop, after)
+        builder.position_at_end(after)
+        return results
+
+    def _row(self, matrix: tuple[Any, Any], row: int) -> Any:
+        pointer, stride = matrix
+        return self._builder.gep(pointer, [self._builder.mul(stride, _INT64(row))])
+
+    def _at(self, matrix: tuple[Any, Any], row: int, vector: int) -> Any:
+        start = self._builder.gep(self._row(matrix, row), [_INT64(vector * LANES)])
+        return self._builder.bitcast(start, _FLOATS.as_pointer())
+
+    def _store(self, result: Any, row: int, vector: int) -> None:
+        self._builder.store(result, self._at(self._output, row, vector), align=_FLOAT_BYTES)
+
+    def _fetch_output(self, places: Iterable[tuple[int, int]]) -> None:
+        for place in places:
+            fetch(self._builder, self._at(self._output, *place), to_write=True)
+
+    def _fetch_ahead(self, d: Any) -> None:
+        builder = self._builder
+        pointer, stride = self._ahead
+        start = builder.gep(pointer, [builder.mul(d, stride)])
+        for vector in range(self._num_vectors):
+            line = builder.gep(start, [_INT64(vector * LANES)])
+            fetch(builder, line, cache=self._cache)
+
+    def _splat(self, number: Any, kind: Any) -> Any:
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self._builder.insert_element(undefined, number, _INT32(0))
+        return self._builder.shuffle_vector(first, undefined, _FIRST)
+
+    def _opaque(self, number: Any) -> Any:
+        """Hides how a number comes about: a loop that LLVM cannot count is not unrolled.
+
+        Unrolled, it would need more registers than there are.
+        """
+        same = ir.FunctionType(_INT64, [_INT64])
+        return self._builder.asm(same, "", "=r,0", [number], side_effect=False)
+
+
+class _FloatTile(Tile):
     def __init__(
         self,
         builder: Any,
@@ -142,10 +227,10 @@ class _Tile:
         initial: tuple[Any, Any],
         output: tuple[Any, Any],
     ) -> None:
-        self._builder = builder
-        self._num_vectors, self._cache, self._depth = num_vectors, cache, depth
-        self._inputs, self._weights, self._ahead = inputs, weights, ahead
-        self._initial, self._output = initial, output
+        super().__init__(
+            builder, num_vectors=num_vectors, cache=cache, depth=depth, ahead=ahead, output=output
+        )
+        self._inputs, self._weights, self._initial = inputs, weights, initial
         self._fma = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), f"llvm.fma.v{LANES}f32"
         )
@@ -156,62 +241,22 @@ class _Tile:
         places = [(row, vector) for row in range(num_rows) for vector in range(self._num_vectors)]
         rows = [self._row(self._inputs, row) for row in range(num_rows)]
         initial = [builder.load(self._at(self._initial, *p), align=_FLOAT_BYTES) for p in places]
-        for place in places:
-            fetch(builder, self._at(self._output, *place), to_write=True)
-        before, loop = builder.block, builder.append_basic_block("depth")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        d = builder.phi(_INT64)
-        sums = [builder.phi(_FLOATS) for _ in places]
-        weights = [self._weight(d, vector) for vector in range(self._num_vectors)]
-        self._fetch_ahead(d)
-        numbers = [self._splat(builder.load(builder.gep(row, [d]))) for row in rows]
-        products = [
-            builder.call(self._fma, [numbers[row], weights[vector], total])
-            for (row, vector), total in zip(places, sums, strict=True)
-        ]
-        following = self._opaque(builder.add(d, _INT64(1)))
-        for phi, first, later in zip(
-            [d, *sums], [_INT64(0), *initial], [following, *products], strict=True
-        ):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, loop)
-        after = builder.append_basic_block("depth.end")
-        builder.cbranch(builder.icmp_signed("<", following, self._depth), loop, after)
-        builder.position_at_end(after)
-        for place, product in zip(places, products, strict=True):
-            builder.store(product, self._at(self._output, *place), align=_FLOAT_BYTES)
+        self._fetch_output(places)
 
-    def _row(self, matrix: tuple[Any, Any], row: int) -> Any:
-        pointer, stride = matrix
-        return self._builder.gep(pointer, [self._builder.mul(stride, _INT64(row))])
+        def products(d: Any, sums: list[Any]) -> list[Any]:
+            weights = [self._weight(d, vector) for vector in range(self._num_vectors)]
+            numbers = [
+                self._splat(builder.load(builder.gep(row, [d])), _FLOATS) for row in rows
+            ]
+            return [
+                builder.call(self._fma, [numbers[row], weights[vector], total])
+                for (row, vector), total in zip(places, sums, strict=True)
+            ]
 
-    def _at(self, matrix: tuple[Any, Any], row: int, vector: int) -> Any:
-        start = self._builder.gep(self._row(matrix, row), [_INT64(vector * LANES)])
-        return self._builder.bitcast(start, _FLOATS.as_pointer())
+        for place, product in zip(places, self._emit_loop(initial, products), strict=True):
+            self._store(product, *place)
 
     def _weight(self, d: Any, vector: int) -> Any:
         pointer, stride = self._weights
         row = self._builder.gep(pointer, [self._builder.mul(d, stride)])
         return self._builder.load(self._at((row, _INT64(0)), 0, vector), align=_FLOAT_BYTES)
-
-    def _fetch_ahead(self, d: Any) -> None:
-        builder = self._builder
-        pointer, stride = self._ahead
-        start = builder.gep(pointer, [builder.mul(d, stride)])
-        for vector in range(self._num_vectors):
-            line = builder.gep(start, [_INT64(vector * LANES)])
-            fetch(builder, line, cache=self._cache)
-
-    def _splat(self, number: Any) -> Any:
-        undefined = ir.Constant(_FLOATS, ir.Undefined)
-        first = self._builder.insert_element(undefined, number, _INT32(0))
-        return self._builder.shuffle_vector(first, undefined, _FIRST)
-
-    def _opaque(self, number: Any) -> Any:
-        """Hides how a number comes about: a loop that LLVM cannot count is not unrolled.
-
-        Unrolled, it would need more registers than there are.
-        """
-        same = ir.FunctionType(_INT64, [_INT64])
-        return self._builder.asm(same, "", "=r,0", [number], side_effect=False)
