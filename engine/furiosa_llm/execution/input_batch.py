@@ -52,12 +52,15 @@ class InputBatch:
         logits_indices = np.concatenate(
             [query_start_loc[1:][sampled] - 1, *_scored_indices(requests, query_start_loc)]
         )
+        kept = np.unique(logits_indices.astype(np.int64))
         layout = StepLayout(
             slot_mapping=_tensor(slot_mapping, device),
             query_start_loc=_tensor(query_start_loc, device),
             seq_lens=_tensor(starts + lengths, device),
             block_tables=_tensor(block_tables, device),
             tasks=torch.from_numpy(_tasks(query_start_loc)),
+            kept=_tensor(kept, device),
+            kept_tasks=torch.from_numpy(_tasks_of_tokens(kept, query_start_loc)),
         )
         return cls(
             input_ids=_tensor(input_ids, device),
@@ -104,6 +107,12 @@ def _tasks(query_start_loc: np.ndarray) -> np.ndarray:
         ],
         np.int32,
     )
+
+
+def _tasks_of_tokens(tokens: np.ndarray, query_start_loc: np.ndarray) -> np.ndarray:
+    """[*, 3] int32: single tokens."""
+    requests = np.searchsorted(query_start_loc, tokens, side="right") - 1
+    return np.stack([requests, tokens, tokens + 1], axis=1).astype(np.int32)
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:

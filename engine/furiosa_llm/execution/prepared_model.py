@@ -20,10 +20,10 @@ from furiosa_llm.execution.stage_runner import StageRunner
 from furiosa_llm.execution.token_chooser import TokenChooser
 from furiosa_llm.modeling import (
     attention_kernel,
-    int8_kernels,
+    decoder_kernel,
     layer_kernels,
-    matmul_kernel,
     paged_attention,
+    products,
 )
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_torch import torch_attention
@@ -46,8 +46,8 @@ _DTYPES = {
 KERNELS = (
     *attention_kernel.KERNELS,
     *layer_kernels.KERNELS,
-    *matmul_kernel.KERNELS,
-    *int8_kernels.KERNELS,
+    *products.KERNELS,
+    *decoder_kernel.KERNELS,
 )
 
 

@@ -67,9 +67,7 @@ class CpuAttention:
         num_kv_heads = cache.shape.num_kv_heads
         num_tokens, num_tasks = layout.slot_mapping.shape[0], layout.tasks.shape[0]
         output = torch.empty(num_tokens, num_heads, cache.shape.value_size)
-        num_threads = self._threads.num_threads
-        shares_heads = num_tasks < _UNITS_PER_THREAD * num_threads > _UNITS_PER_THREAD
-        heads_per_unit = 1 if shares_heads else num_kv_heads
+        heads_per_unit = self.heads_per_unit(num_tasks, num_kv_heads)
         arguments = (
             query,
             query_stride,
@@ -81,10 +79,7 @@ class CpuAttention:
             layout.query_start_loc.numpy(),
             layout.seq_lens.numpy(),
             layout.block_tables.numpy(),
-            params.scaling,
-            params.sliding_window or _NO_WINDOW,
-            params.softcap or 0.0,
-            _NO_SINKS if params.sinks is None else _array(params.sinks),
+            *attention_settings(params),
             heads_per_unit,
         )
         self._threads.share(
@@ -92,6 +87,24 @@ class CpuAttention:
             num_units=num_tasks * num_kv_heads // heads_per_unit,
         )
         return output
+
+    def heads_per_unit(self, num_tasks: int, num_kv_heads: int) -> int:
+        """Returns how many key heads of a task one thread computes."""
+        num_threads = self._threads.num_threads
+        shares_heads = num_tasks < _UNITS_PER_THREAD * num_threads > _UNITS_PER_THREAD
+        return 1 if shares_heads else num_kv_heads
+
+
+def attention_settings(
+    params: AttentionParams,
+) -> tuple[float, int, float, attention_kernel.Floats]:
+    """Returns scaling, window, cap and sinks as kernels take them."""
+    return (
+        params.scaling,
+        params.sliding_window or _NO_WINDOW,
+        params.softcap or 0.0,
+        _NO_SINKS if params.sinks is None else _array(params.sinks),
+    )
 
 
 def _array(tensor: torch.Tensor) -> attention_kernel.Floats:

@@ -10,7 +10,6 @@ from furiosa_llm.modeling import layer_kernels
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.fused_modules import FusedRmsNorm
-from furiosa_llm.modeling.int8_linear import Int8Linear
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 from furiosa_llm.modeling.layer_kernels import Floats
 from furiosa_llm.modeling.packed_linear import PackedLinear, packable_linears
@@ -40,14 +39,14 @@ class FusedAttention(nn.Module):
             params: Asked for in each step.
         """
         super().__init__()
-        self.qkv_proj: PackedLinear | Int8Linear = projection
-        self.o_proj: PackedLinear | Int8Linear = output
-        self._query_norm = norms[0].scale if norms else _NO_NORM
-        self._key_norm = norms[1].scale if norms else _NO_NORM
-        self._epsilon = norms[0].epsilon if norms else 0.0
-        self._params = params
-        self._head_size = shape.key_size
-        self._num_heads = projection.out_features // shape.key_size - 2 * shape.num_kv_heads
+        self.qkv_proj = projection
+        self.o_proj = output
+        self.query_norm = norms[0].scale if norms else _NO_NORM
+        self.key_norm = norms[1].scale if norms else _NO_NORM
+        self.epsilon = norms[0].epsilon if norms else 0.0
+        self.params = params
+        self.head_size = shape.key_size
+        self.num_heads = projection.out_features // shape.key_size - 2 * shape.num_kv_heads
 
     @classmethod
     def candidates(
@@ -63,11 +62,6 @@ class FusedAttention(nn.Module):
             cls(projection, back, norms, shape, params)
             for norms in _head_norms(module, shape.key_size)
         ]
-
-    def quantize(self, module: nn.Module) -> None:
-        """Computes with 8-bit weights from now on, made of those of the module it replaces."""
-        query, key, value, output = (module.get_submodule(f"{name}_proj") for name in "qkvo")
-        self.qkv_proj, self.o_proj = Int8Linear.of(query, key, value), Int8Linear.of(output)
 
     def forward(
         self,
@@ -85,10 +79,10 @@ class FusedAttention(nn.Module):
         output = paged.backend.attend(
             projected.reshape(-1),
             projected.shape[1],
-            self._num_heads,
+            self.num_heads,
             paged.cache,
             paged.layout,
-            self._params,
+            self.params,
         )
         return self.o_proj(output.flatten(1)[None]), None
 
@@ -104,11 +98,11 @@ class FusedAttention(nn.Module):
         cos, sin = position_embeddings
         layer_kernels.rotate_and_store(
             projected,
-            self._num_heads,
-            self._head_size,
-            self._query_norm,
-            self._key_norm,
-            self._epsilon,
+            self.num_heads,
+            self.head_size,
+            self.query_norm,
+            self.key_norm,
+            self.epsilon,
             cos[0].numpy(),
             sin[0].numpy(),
             slot_mapping.numpy(),

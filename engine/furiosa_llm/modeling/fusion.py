@@ -22,10 +22,10 @@ from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fused_attention import FusedAttention
+from furiosa_llm.modeling.fused_decoder import FusedDecoderLayer, fused_decoders
 from furiosa_llm.modeling.fused_modules import FusedGatedMlp, FusedRmsNorm
-from furiosa_llm.modeling.int8_linear import Int8GatedMlp, Int8Linear
 from furiosa_llm.modeling.layer_cache import LayerCache
-from furiosa_llm.modeling.packed_linear import PackedLinear, can_pack
+from furiosa_llm.modeling.packed_linear import Int8Linear, PackedLinear, can_pack
 from furiosa_llm.modeling.paged_attention import AttentionLayer, CurrentStep
 from furiosa_llm.modeling.step_layout import StepLayout
 
@@ -33,16 +33,13 @@ _logger = logging.getLogger(__name__)
 
 _NUM_TOKENS = 6
 _BLOCK_SIZE = 16
+_KEPT = (2, 5)  # tokens whose logits are asked for in a step of those
 # Of the largest element of what is compared. Sums in another order differ by a hundredth of it.
 _TOLERANCE = 3e-5
 
 
 def fuse(
-    model: nn.Module,
-    layers: Sequence[AttentionLayer],
-    *,
-    max_model_len: int,
-    quantization: str | None = None,
+    model: nn.Module, layers: Sequence[AttentionLayer], *, max_model_len: int
 ) -> tuple[AttentionLayer, ...]:
     """Replaces what can be replaced in a model on a CPU, and returns its attention layers.
 
@@ -52,31 +49,46 @@ def fuse(
         model: Changed.
         layers: Those that attend.
         max_model_len: Longest sequence that it has to serve.
-        quantization: `int8` to compute linear layers with 8 bits; None for their own precision.
-
-    Raises:
-        ModelLoadError: It cannot be quantised.
     """
     trial = _Trial(model, layers, max_model_len=max_model_len)
     expected = trial.run()
     swaps = _Swaps(model)
-    fused = [_swap_attention(layer, swaps, trial, quantization) for layer in layers]
+    fused = [_swap_attention(layer, swaps, trial) for layer in layers]
     for module in swaps.remaining():
-        replacement = _fused(module, trial.calls.get(module), quantization)
+        replacement = _fused(module, trial.calls.get(module))
         if replacement is not None:
             swaps.put(module, replacement)
     for module in swaps.remaining():
         packed = _packed(module, trial.calls.get(module))
         if packed is not None:
-            swaps.put(module, packed if quantization is None else Int8Linear.of(module))
-    logits = trial.repeat(fused)
-    if quantization is not None:
-        _require_quantized(model, logits)
-    elif logits is None or not is_close(logits, expected):
+            swaps.put(module, packed)
+    if not trial.says(expected, fused):
         _logger.info("%s is left as it is: fused, it says something else", type(model).__name__)
         swaps.undo()
         return tuple(layers)
+    swaps = _Swaps(model)
+    for layer, decoder in fused_decoders(model).items():
+        swaps.put(layer, decoder)
+    if not trial.says(expected, fused):
+        swaps.undo()
     return tuple(fused)
+
+
+def quantize(model: nn.Module) -> None:
+    """Lets a fused model compute its linear layers with 8 bits.
+
+    Raises:
+        ModelLoadError: It has none that can.
+    """
+    swaps = _Swaps(model)
+    for module in swaps.remaining():
+        if type(module) is PackedLinear:
+            swaps.put(module, Int8Linear.of_packed(module))
+    if not swaps:
+        raise ModelLoadError("it has no linear layer that can be computed with 8 bits")
+    for module in model.modules():
+        if isinstance(module, FusedDecoderLayer):
+            module.take_weights()
 
 
 def make_deterministic(model: nn.Module) -> None:
@@ -97,15 +109,8 @@ def make_deterministic(model: nn.Module) -> None:
 def use_threads(model: nn.Module, threads: CoreThreads) -> None:
     """Lets the fused modules of a model compute with these threads."""
     for module in model.modules():
-        if isinstance(module, PackedLinear):
+        if isinstance(module, PackedLinear | FusedDecoderLayer):
             module.threads = threads
-
-
-def _require_quantized(model: nn.Module, logits: torch.Tensor | None) -> None:
-    if not any(isinstance(module, Int8Linear) for module in model.modules()):
-        raise ModelLoadError("it has no linear layer that can be computed with 8 bits")
-    if logits is None or not logits.isfinite().all():
-        raise ModelLoadError("it does not run with linear layers of 8 bits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +157,22 @@ class _Trial:
             for hook in hooks:
                 hook.remove()
 
-    def repeat(self, layers: Sequence[AttentionLayer]) -> torch.Tensor | None:
-        """Returns the logits with other attention layers, as steps will compute them.
+    def says(self, expected: torch.Tensor, layers: Sequence[AttentionLayer]) -> bool:
+        """Tells whether the model, as it is now, computes the same logits in steps.
 
-        None if the model does not run with what was replaced: some look into their linear layers.
+        A model may also fail, having looked for what was replaced.
         """
         try:
-            return self._run(layers, CpuAttention(CoreThreads(1)))
+            logits = self._run(layers, CpuAttention(CoreThreads(1)))
+            kept = self._run(layers, CpuAttention(CoreThreads(1)), keep=_KEPT)
         except (AttributeError, TypeError, RuntimeError) as error:
             _logger.info("the fused model fails: %s", error)
-            return None
+            return False
+        return is_close(logits, expected) and is_close(kept, expected[:, _KEPT])
 
-    def _run(self, layers: Sequence[AttentionLayer], backend: Any) -> torch.Tensor:
+    def _run(
+        self, layers: Sequence[AttentionLayer], backend: Any, keep: Sequence[int] | None = None
+    ) -> torch.Tensor:
         caches = [
             LayerCache.allocate(
                 layer.shape, num_blocks=1, block_size=_BLOCK_SIZE, device=torch.device("cpu")
@@ -173,14 +182,13 @@ class _Trial:
         self._modules_of_caches = {
             id(cache): layer.module for cache, layer in zip(caches, layers, strict=True)
         }
-        step = CurrentStep(_layout())
-        paged_attention.bind(layers, caches, step, backend)
+        paged_attention.bind(layers, caches, CurrentStep(_layout(keep)), backend)
         with torch.inference_mode():
             logits: torch.Tensor = self._model(
                 input_ids=torch.arange(3, 3 + _NUM_TOKENS)[None],
                 position_ids=torch.tensor(self._positions)[None],
                 use_cache=False,
-                logits_to_keep=torch.arange(_NUM_TOKENS),
+                logits_to_keep=torch.tensor(range(_NUM_TOKENS) if keep is None else keep),
             ).logits
         return logits
 
@@ -221,20 +229,19 @@ class _Swaps:
         """Modules that stand where they stood, and are part of no replacement."""
         return iter([module for module in self._model.modules() if module in self._names])
 
+    def __bool__(self) -> bool:
+        return bool(self._originals)
+
     def undo(self) -> None:
         """Puts all modules back."""
         for name, module in self._originals.items():
             self._model.set_submodule(name, module)
 
 
-def _swap_attention(
-    layer: AttentionLayer, swaps: _Swaps, trial: _Trial, quantization: str | None
-) -> AttentionLayer:
+def _swap_attention(layer: AttentionLayer, swaps: _Swaps, trial: _Trial) -> AttentionLayer:
     attention = _fused_attention(layer, trial)
     if attention is None:
         return layer
-    if quantization is not None:
-        attention.quantize(layer.module)
     swaps.put(layer.module, attention)
     return dataclasses.replace(layer, module=attention)
 
@@ -263,7 +270,7 @@ def _fused_attention(layer: AttentionLayer, trial: _Trial) -> FusedAttention | N
     return None
 
 
-def _fused(module: nn.Module, call: _Call | None, quantization: str | None) -> nn.Module | None:
+def _fused(module: nn.Module, call: _Call | None) -> nn.Module | None:
     """Returns a norm or an MLP that computes what a module computed."""
     if call is None or not isinstance(call.output, torch.Tensor) or len(call.arguments) != 1:
         return None
@@ -271,11 +278,7 @@ def _fused(module: nn.Module, call: _Call | None, quantization: str | None) -> n
     candidates: list[nn.Module] = [*FusedRmsNorm.candidates(module)] if mlp is None else [mlp]
     with torch.inference_mode():
         found = [c for c in candidates if is_close(c(*call.arguments), call.output)]
-    if not found:
-        return None
-    if mlp is None or quantization is None:
-        return found[0]
-    return Int8GatedMlp.of(module) if mlp.is_silu else None
+    return found[0] if found else None
 
 
 def _packed(module: nn.Module, call: _Call | None) -> PackedLinear | None:
@@ -309,12 +312,17 @@ def is_close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
     return (actual - expected).abs().max().item() <= _TOLERANCE * largest
 
 
-def _layout() -> StepLayout:
-    """One request of a few tokens, in one block."""
+def _layout(keep: Sequence[int] | None = None) -> StepLayout:
+    """One request of a few tokens, in one block; of some, logits are asked for."""
+    kept = None if keep is None else torch.tensor(keep)
     return StepLayout(
         slot_mapping=torch.arange(_NUM_TOKENS),
         query_start_loc=torch.tensor([0, _NUM_TOKENS], dtype=torch.int32),
         seq_lens=torch.tensor([_NUM_TOKENS], dtype=torch.int32),
         block_tables=torch.zeros(1, 1, dtype=torch.int32),
         tasks=torch.tensor([[0, 0, _NUM_TOKENS]], dtype=torch.int32),
+        kept=kept,
+        kept_tasks=None
+        if keep is None
+        else torch.tensor([[0, token, token + 1] for token in keep], dtype=torch.int32),
     )

@@ -16,50 +16,32 @@ from furiosa_llm.modeling.int8_tile import (
     ZERO_POINT,
     multiply_int8_tile,
 )
+from furiosa_llm.modeling.int8_rows import Int8Rows, padded_size
 from furiosa_llm.modeling.layer_kernels import Floats
 from furiosa_llm.modeling.matmul_tile import MAX_TILE_ROWS, PANEL_WIDTH
-
-Numbers = npt.NDArray[np.uint8]
 
 _MAX_CACHED_BYTES = 1 << 18  # of activations; half of what a core's second cache holds, or less
 
 
 class Int8Weights(NamedTuple):
-    """Of a linear layer of O outputs, in P panels of W: about numbers * factor."""
+    """Of a linear layer of I inputs and O outputs, in P panels of W: about numbers * factor."""
 
-    packed: npt.NDArray[np.int8]  # [P, G, W, GROUP], flat
+    packed: npt.NDArray[np.int8]  # [P, I / GROUP, W, GROUP], flat, filled up with zeros
     initial: npt.NDArray[np.int32]  # [P * W], what sums begin with
     factors: Floats  # [P * W]
     bias: Floats  # [P * W]
 
 
-class Int8Rows(NamedTuple):
-    """Activations of T tokens: about (numbers - ZERO_POINT) * scale."""
-
-    numbers: Numbers  # [T, G * GROUP]
-    scales: Floats  # [T]
-
-
-def num_groups(size: int) -> int:
-    """Returns G, the groups that so many inputs make; the last one is filled up."""
-    return -(-size // GROUP)
-
-
-def empty_rows(num_tokens: int, size: int) -> Int8Rows:
-    """Reserves memory for rounded activations [T, I]."""
-    numbers = np.full((num_tokens, num_groups(size) * GROUP), ZERO_POINT, np.uint8)
-    return Int8Rows(numbers, np.empty(num_tokens, np.float32))
-
-
 def round_weight(weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Weights:
     """Rounds a weight [O, I], with one factor for each output."""
     num_outputs, num_inputs = weight.shape
-    groups, num_panels = num_groups(num_inputs), -(-num_outputs // PANEL_WIDTH)
+    num_panels = -(-num_outputs // PANEL_WIDTH)
+    num_groups = padded_size(num_inputs) // GROUP
     num_padded = num_panels * PANEL_WIDTH
     factors = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST_WEIGHT
-    numbers = np.zeros((num_padded, groups * GROUP), np.int8)
+    numbers = np.zeros((num_padded, num_groups * GROUP), np.int8)
     numbers[:num_outputs, :num_inputs] = (weight / factors[:, None]).round_().numpy()
-    panels = numbers.reshape(num_panels, PANEL_WIDTH, groups, GROUP).transpose(0, 2, 1, 3)
+    panels = numbers.reshape(num_panels, PANEL_WIDTH, num_groups, GROUP).transpose(0, 2, 1, 3)
     return Int8Weights(
         packed=np.ascontiguousarray(panels).reshape(-1),
         initial=-ZERO_POINT * numbers.sum(axis=1, dtype=np.int32),
@@ -96,12 +78,9 @@ def multiply_int8(
         _multiply_block(numbers[start:stop], scales[start:stop], weights, output[start:stop], panels)
 
 
-KERNELS = (multiply_int8,)
-
-
 @numba.njit(nogil=True)
 def _multiply_block(
-    numbers: Numbers,
+    numbers: npt.NDArray[np.uint8],
     scales: Floats,
     weights: Int8Weights,
     output: Floats,

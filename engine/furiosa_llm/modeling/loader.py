@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from furiosa_llm.config import ModelInfo
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling import adapters, paged_attention
-from furiosa_llm.modeling.fusion import fuse, make_deterministic
+from furiosa_llm.modeling.fusion import fuse, make_deterministic, quantize
 from furiosa_llm.modeling.model_config import (
     eos_token_ids_of,
     load_config,
@@ -58,17 +58,14 @@ class LoadedModel:
             ModelLoadError: It cannot be quantised, or made deterministic, as asked for.
         """
         name = type(self.model).__name__
-        try:
-            layers = fuse(
-                self.model,
-                self.layers,
-                max_model_len=self.info.max_model_len,
-                quantization=quantization,
-            )
-        except ModelLoadError as error:
-            raise ModelLoadError(
-                f"{name} cannot be quantised to {quantization}: {error}"
-            ) from error
+        layers = fuse(self.model, self.layers, max_model_len=self.info.max_model_len)
+        if quantization is not None:
+            try:
+                quantize(self.model)
+            except ModelLoadError as error:
+                raise ModelLoadError(
+                    f"{name} cannot be quantised to {quantization}: {error}"
+                ) from error
         if deterministic:
             try:
                 make_deterministic(self.model)

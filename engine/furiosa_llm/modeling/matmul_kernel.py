@@ -6,6 +6,8 @@ tokens of a step. A row of the result is the same to the bit whatever rows are b
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 import torch
@@ -19,44 +21,48 @@ from furiosa_llm.modeling.matmul_tile import (
 )
 
 _MAX_DEPTH = 2048  # so that a part of a panel stays in a core's own cache for all tiles of rows
-_MAX_CACHED_INPUTS = 1 << 17  # elements; half of what such a cache holds, or less
+_MAX_CACHED_INPUTS = 1 << 16  # elements; half of what such a cache holds, or less
 
 _multiply_tile = tile_product(PANEL_VECTORS, cache=1)
 
 
-def pack(weight: torch.Tensor) -> Floats:
-    """Returns a weight [O, I] as flat panels, [P, I, W]; the last one is filled up with zeros."""
+class FloatWeights(NamedTuple):
+    """Of a linear layer of I inputs and O outputs, in P panels of W."""
+
+    packed: Floats  # [P, I, W], flat; the last panel is filled up with zeros
+    bias: Floats  # [P * W]
+
+
+def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> FloatWeights:
+    """Lays a weight [O, I] and a bias [O], or zeros in its place, out in panels."""
     num_outputs, num_inputs = weight.shape
     num_panels = -(-num_outputs // PANEL_WIDTH)
     panels = np.zeros((num_panels, num_inputs, PANEL_WIDTH), np.float32)
     for panel in range(num_panels):
         rows = weight[panel * PANEL_WIDTH : (panel + 1) * PANEL_WIDTH]
         panels[panel, :, : len(rows)] = rows.t().numpy()
-    return panels.reshape(-1)
-
-
-def pack_bias(bias: torch.Tensor | None, num_outputs: int) -> Floats:
-    """Returns a bias [O], or zeros in its place, as [P * W]."""
-    padded = np.zeros(-(-num_outputs // PANEL_WIDTH) * PANEL_WIDTH, np.float32)
+    padded = np.zeros(num_panels * PANEL_WIDTH, np.float32)
     if bias is not None:
         padded[:num_outputs] = bias.numpy()
-    return padded
+    return FloatWeights(panels.reshape(-1), padded)
+
+
+def unpack(weights: FloatWeights, num_outputs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the weight [O, I] and the bias [O] again."""
+    panels = weights.packed.reshape(weights.bias.size // PANEL_WIDTH, -1, PANEL_WIDTH)
+    weight = panels.transpose(0, 2, 1).reshape(weights.bias.size, -1)[:num_outputs]
+    return torch.from_numpy(weight), torch.from_numpy(weights.bias[:num_outputs])
 
 
 @numba.njit(nogil=True)
-def multiply(
-    inputs: Floats,
-    packed: Floats,
-    bias: Floats,
-    output: Floats,
-    panels: tuple[int, int],
+def multiply_floats(
+    inputs: Floats, weights: FloatWeights, output: Floats, panels: tuple[int, int]
 ) -> None:
     """Writes some panels of output [T, O] = inputs [T, I] @ weight [I, O] + bias [O].
 
     Args:
         inputs: [T, I].
-        packed: See `pack`.
-        bias: [P * W].
+        weights: See `pack`.
         output: [T, O].
         panels: The first one to write, and the one after the last.
     """
@@ -67,15 +73,12 @@ def multiply(
     for block in range(num_blocks):
         start = num_tokens * block // num_blocks
         stop = num_tokens * (block + 1) // num_blocks
-        _multiply_block(inputs[start:stop], packed, bias, output[start:stop], panels)
-
-
-KERNELS = (multiply,)
+        _multiply_block(inputs[start:stop], weights, output[start:stop], panels)
 
 
 @numba.njit(nogil=True)
 def _multiply_block(
-    inputs: Floats, packed: Floats, bias: Floats, output: Floats, panels: tuple[int, int]
+    inputs: Floats, weights: FloatWeights, output: Floats, panels: tuple[int, int]
 ) -> None:
     """Multiplies so few rows that they stay in a core's cache while weights go by."""
     num_tokens, num_inputs = inputs.shape
@@ -92,11 +95,11 @@ def _multiply_block(
             target, target_start, target_stride = edge.reshape(-1), 0, PANEL_WIDTH
         for start in range(0, num_inputs, _MAX_DEPTH):
             depth = min(num_inputs - start, _MAX_DEPTH)
-            weights = (panel * num_inputs + start) * PANEL_WIDTH
+            first_weight = (panel * num_inputs + start) * PANEL_WIDTH
             for tile in range(num_tiles):
                 token = num_tokens * tile // num_tiles
                 place = target_start + token * target_stride
-                source, source_start, source_stride = bias, o, 0
+                source, source_start, source_stride = weights.bias, o, 0
                 if start > 0:
                     source, source_start, source_stride = target, place, target_stride
                 _multiply_tile(
@@ -104,8 +107,8 @@ def _multiply_block(
                     flat_inputs,
                     token * num_inputs + start,
                     num_inputs,
-                    packed,
-                    weights,
+                    weights.packed,
+                    first_weight,
                     PANEL_WIDTH,
                     depth,
                     (depth * (PANEL_WIDTH + tile * ahead), ahead),

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from furiosa_llm.modeling import matmul_kernel
+from furiosa_llm.modeling import products
 from furiosa_llm.modeling.core_threads import CoreThreads
-from furiosa_llm.modeling.matmul_tile import PANEL_WIDTH
+from furiosa_llm.modeling.int8_matmul import round_weight
+from furiosa_llm.modeling.int8_rows import empty_rows
+from furiosa_llm.modeling.layer_kernels import Floats
+from furiosa_llm.modeling.matmul_kernel import FloatWeights, pack, unpack
+from furiosa_llm.modeling.products import Rows, Weights
 
 
 class PackedLinear(nn.Module):
@@ -19,8 +24,11 @@ class PackedLinear(nn.Module):
     A row of the result does not depend on the other rows.
 
     Attributes:
+        weights: As the product reads them.
         threads: To compute with.
     """
+
+    weights: Weights
 
     def __init__(
         self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
@@ -29,12 +37,11 @@ class PackedLinear(nn.Module):
         super().__init__()
         weight = torch.cat(list(weights))
         self.out_features, self.in_features = weight.shape
-        self._packed = matmul_kernel.pack(weight)
-        self._bias = matmul_kernel.pack_bias(joined_bias(weights, biases), self.out_features)
+        self.weights = self._pack(weight, joined_bias(weights, biases))
         self.threads = CoreThreads(1)
 
     @classmethod
-    def of(cls, *linears: nn.Module) -> PackedLinear:
+    def of(cls, *linears: nn.Module) -> Self:
         """Packs layers that are given the same input into one, their outputs side by side."""
         return cls(
             [weight_of(linear) for linear in linears],
@@ -44,21 +51,47 @@ class PackedLinear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[*, I] -> [*, O]."""
         output = torch.empty(*inputs.shape[:-1], self.out_features)
-        rows = inputs.reshape(-1, self.in_features).contiguous().numpy()
+        rows = self._rows(inputs.reshape(-1, self.in_features).contiguous().numpy())
         results = output.view(-1, self.out_features).numpy()
-        num_panels = self._bias.size // PANEL_WIDTH
-
-        def multiply_share(share: int, num_shares: int) -> None:
-            panels = (num_panels * share // num_shares, num_panels * (share + 1) // num_shares)
-            matmul_kernel.multiply(rows, self._packed, self._bias, results, panels)
-
-        if len(rows):  # else no token of the step is sampled
-            self.threads.share(multiply_share, num_panels)
+        if len(results):  # else no token of the step is sampled
+            self.threads.share(
+                lambda share, num_shares: products.multiply(
+                    rows, self.weights, results, share, num_shares
+                ),
+                num_units=products.num_panels(self.weights),
+            )
         return output
 
     def extra_repr(self) -> str:
         """What `print(model)` shows of it."""
         return f"{self.in_features}, {self.out_features}"
+
+    @staticmethod
+    def _pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Weights:
+        return pack(weight, bias)
+
+    def _rows(self, inputs: Floats) -> Rows:
+        """Returns [T, I] as the product takes them."""
+        return inputs
+
+
+class Int8Linear(PackedLinear):
+    """The same, of rounded x and W: 8 bits for each number."""
+
+    @classmethod
+    def of_packed(cls, linear: PackedLinear) -> Self:
+        """Rounds the weights of a layer that is packed already."""
+        assert isinstance(linear.weights, FloatWeights)
+        return cls(*([part] for part in unpack(linear.weights, linear.out_features)))
+
+    @staticmethod
+    def _pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Weights:
+        return round_weight(weight, bias)
+
+    def _rows(self, inputs: Floats) -> Rows:
+        rows = empty_rows(*inputs.shape)
+        products.put_rows(inputs, rows, 0, len(inputs))
+        return rows
 
 
 def can_pack(module: nn.Module) -> bool:

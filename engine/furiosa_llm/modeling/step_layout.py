@@ -14,6 +14,7 @@ Shapes use these letters, here and in every module that names shapes:
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ import torch
 QUERY_TILE = 16  # tokens of one request that a piece of work on a CPU holds at most
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StepLayout:
     """How the T tokens of a step belong to requests, and where their keys and values go."""
 
@@ -30,3 +31,10 @@ class StepLayout:
     seq_lens: torch.Tensor  # [R] int32, tokens of each request once this step is done
     block_tables: torch.Tensor  # [R, M] int32, padded with 0; seq_lens says what counts
     tasks: torch.Tensor  # [*, 3] int32, request and token range of each piece of work on a CPU
+    kept: torch.Tensor | None = None  # [*] int64, tokens whose logits are asked for; None for all
+    kept_tasks: torch.Tensor | None = None  # [*, 3] int32, as `tasks`, for those tokens
+
+    @functools.cached_property
+    def all_tokens(self) -> torch.Tensor:
+        """[T] int64."""
+        return torch.arange(len(self.slot_mapping))
