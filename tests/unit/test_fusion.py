@@ -12,10 +12,10 @@ from torch import nn
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling import fusion
 from furiosa_llm.modeling.fused_attention import FusedAttention
+from furiosa_llm.modeling.fused_decoder import FusedDecoderLayer
 from furiosa_llm.modeling.fused_modules import FusedGatedMlp, FusedRmsNorm
-from furiosa_llm.modeling.int8_linear import Int8GatedMlp, Int8Linear
 from furiosa_llm.modeling.loader import LoadedModel, load_model
-from furiosa_llm.modeling.packed_linear import PackedLinear
+from furiosa_llm.modeling.packed_linear import Int8Linear, PackedLinear
 
 
 def load(path: Path) -> LoadedModel:
@@ -23,20 +23,21 @@ def load(path: Path) -> LoadedModel:
 
 
 def kinds_in(model: nn.Module) -> set[type]:
-    kinds = (FusedAttention, FusedGatedMlp, FusedRmsNorm, PackedLinear, Int8Linear, Int8GatedMlp)
-    return {type(module) for module in model.modules()} & set(kinds)
+    kinds = {*ALL, FusedDecoderLayer, Int8Linear}
+    return {type(module) for module in model.modules()} & kinds
 
 
 ALL = {FusedAttention, FusedGatedMlp, FusedRmsNorm, PackedLinear}
+WHOLE = {*ALL, FusedDecoderLayer}
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("Llama", ALL),
-        ("Qwen2", ALL),  # biases
-        ("Qwen3", ALL),  # norms over heads
-        ("Mistral", ALL),
+        ("Llama", WHOLE),
+        ("Qwen2", WHOLE),  # biases
+        ("Qwen3", WHOLE),  # norms over heads
+        ("Mistral", WHOLE),
         ("Gemma3Text", ALL),  # norms that add one, and another activation
         ("Olmo2", ALL - {FusedAttention}),  # norms over all heads together
         ("Phi3", {FusedRmsNorm, PackedLinear}),  # one projection already
@@ -96,13 +97,13 @@ def test_every_linear_layer_of_a_quantized_model_has_eight_bits(
 ) -> None:
     loaded = load(checkpoint("Llama")).fused(quantization="int8", deterministic=False)
 
-    assert kinds_in(loaded.model) == {FusedAttention, FusedRmsNorm, Int8Linear, Int8GatedMlp}
+    assert kinds_in(loaded.model) == WHOLE - {PackedLinear} | {Int8Linear}
     assert not any(isinstance(module, nn.Linear) for module in loaded.model.modules())
 
 
 def test_a_model_without_linear_layers_cannot_be_quantized() -> None:
     with pytest.raises(ModelLoadError, match="no linear layer that can be computed with 8 bits"):
-        fusion._require_quantized(nn.Embedding(4, 4), torch.zeros(1))
+        fusion.quantize(nn.Embedding(4, 4))
 
 
 def test_a_model_with_experts_is_not_called_deterministic(

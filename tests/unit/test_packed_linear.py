@@ -10,8 +10,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from furiosa_llm.modeling.core_threads import CoreThreads
-from furiosa_llm.modeling.int8_linear import Int8Linear, QuantizedRows
-from furiosa_llm.modeling.packed_linear import PackedLinear, can_pack
+from furiosa_llm.modeling.int8_tile import LARGEST_INPUT
+from furiosa_llm.modeling.packed_linear import Int8Linear, PackedLinear, can_pack
 
 
 def make_linear(num_inputs: int, num_outputs: int, *, bias: bool = False) -> nn.Linear:
@@ -111,21 +111,34 @@ def test_rows_and_weights_of_zeros_give_zeros() -> None:
 
 
 @torch.inference_mode()
-@settings(deadline=None)
-@given(size=st.integers(1, 70), num_rows=st.integers(1, 5), scale=st.sampled_from([1e-3, 1, 30]))
-def test_gating_and_rounding_in_one_pass_is_gating_then_rounding(
-    size: int, num_rows: int, scale: float
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_a_packed_layer_can_be_rounded_later(is_joined: bool) -> None:
+    layers = [make_linear(23, 37, bias=True), *([make_linear(23, 5)] * is_joined)]
+    inputs = torch.randn(4, 23)
+
+    rounded = Int8Linear.of_packed(PackedLinear.of(*layers))
+
+    assert torch.equal(rounded(inputs), Int8Linear.of(*layers)(inputs))
+
+
+@torch.inference_mode()
+@settings(max_examples=60, deadline=None)
+@given(num_inputs=st.integers(1, 300), num_outputs=st.integers(1, 60), num_rows=st.integers(1, 20))
+def test_products_of_whole_numbers_are_exact(
+    num_inputs: int, num_outputs: int, num_rows: int
 ) -> None:
-    generator = torch.Generator().manual_seed(size)
-    gate = torch.randn(num_rows, size, generator=generator) * scale
-    up = torch.randn(num_rows, size, generator=generator)
-    gated = nn.functional.silu(gate) * up
+    generator = torch.Generator().manual_seed(num_inputs)
+    weight = torch.randint(-127, 128, (num_outputs, num_inputs), generator=generator)
+    weight[:, 0] = 127  # so that the scale of each output is 1
+    numbers = torch.randint(-LARGEST_INPUT, LARGEST_INPUT + 1, (num_rows, num_inputs))
+    numbers[:, 0] = LARGEST_INPUT
+    layer = nn.Linear(num_inputs, num_outputs, bias=False)
+    layer.weight.copy_(weight)
 
-    rows = QuantizedRows.of_gated(gate.clone(), up)
+    product = Int8Linear.of(layer)(numbers.float())
 
-    zero_point = 128 if torch.cpu._is_vnni_supported() else 64
-    restored = (rows.numbers.float() - zero_point) * rows.scales
-    torch.testing.assert_close(restored, gated, rtol=0, atol=0.51 * rows.scales.max().item())
+    expected = (numbers @ weight.t()).float()
+    torch.testing.assert_close(product, expected, rtol=1e-6, atol=0)
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:

@@ -42,11 +42,12 @@ Ints = npt.NDArray[np.int32]
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _LOWEST = np.float32(-1e30)
+_FEW_ROWS = 3  # of which tiles twice as wide fit into the registers
 
 # The next block is larger than a first cache.
 _multiply_panel = tile_product(PANEL_VECTORS, cache=2)
 _multiply_column = tile_product(1, cache=2)
-_multiply_wide = tile_product(2, cache=2)
+_multiply_wide = tile_product(2 * PANEL_VECTORS, cache=2)
 
 
 @numba.njit(nogil=True, fastmath=True)
@@ -223,14 +224,14 @@ def _multiply(
     """
     matrix, start, stride, depth, width, ahead = weights
     column = 0
-    if num_rows <= 3:
-        while column + 32 <= width:
+    if num_rows <= _FEW_ROWS:
+        while column + 2 * PANEL_WIDTH <= width:
             _multiply_wide(
                 *(num_rows, *inputs, matrix, start + column, stride, depth, (ahead, stride)),
                 *(initial[0], initial[1] + column, initial[2]),
                 *(output[0], output[1] + column, output[2]),
             )
-            column += 32
+            column += 2 * PANEL_WIDTH
     while column + PANEL_WIDTH <= width:
         _multiply_panel(
             *(num_rows, *inputs, matrix, start + column, stride, depth, (ahead, stride)),

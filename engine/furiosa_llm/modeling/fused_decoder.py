@@ -32,21 +32,6 @@ _PARTS = {
 }
 
 
-class SharedMemory:
-    """What layers that run one after the other keep their intermediate results in."""
-
-    def __init__(self) -> None:
-        self._by_size: dict[tuple[int, ...], tuple[int, DecoderMemory]] = {}
-
-    def for_step(self, weights: DecoderWeights, sizes: DecoderSizes, num_tokens: int) -> DecoderMemory:
-        """Returns memory for so many tokens, the same to all layers of these sizes."""
-        most_tokens, memory = self._by_size.get(sizes, (0, None))
-        if memory is None or num_tokens > most_tokens:
-            memory = _reserve(weights, sizes, num_tokens)
-            self._by_size[sizes] = num_tokens, memory
-        return memory
-
-
 class DecoderSizes(NamedTuple):
     """Elements of a token."""
 
@@ -65,6 +50,24 @@ def _reserve(weights: DecoderWeights, sizes: DecoderSizes, num_tokens: int) -> D
         changes=np.empty(num_tokens * sizes.hidden, np.float32),
         counter=new_counter(),
     )
+
+
+class SharedMemory:
+    """What layers that run one after the other keep their intermediate results in."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[type, DecoderSizes], tuple[int, DecoderMemory]] = {}
+
+    def for_step(
+        self, weights: DecoderWeights, sizes: DecoderSizes, num_tokens: int
+    ) -> DecoderMemory:
+        """Returns memory for so many tokens, the same to all layers of a precision and sizes."""
+        key = type(weights.qkv), sizes
+        most_tokens, memory = self._kept.get(key, (0, None))
+        if memory is None or num_tokens > most_tokens:
+            memory = _reserve(weights, sizes, num_tokens)
+            self._kept[key] = num_tokens, memory
+        return memory
 
 
 class FusedDecoderLayer(nn.Module):

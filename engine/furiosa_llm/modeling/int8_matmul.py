@@ -75,7 +75,9 @@ def multiply_int8(
     for block in range(num_blocks):
         start = num_tokens * block // num_blocks
         stop = num_tokens * (block + 1) // num_blocks
-        _multiply_block(numbers[start:stop], scales[start:stop], weights, output[start:stop], panels)
+        _multiply_block(
+            numbers[start:stop], scales[start:stop], weights, output[start:stop], panels
+        )
 
 
 @numba.njit(nogil=True)

@@ -245,9 +245,7 @@ class _FloatTile(Tile):
 
         def products(d: Any, sums: list[Any]) -> list[Any]:
             weights = [self._weight(d, vector) for vector in range(self._num_vectors)]
-            numbers = [
-                self._splat(builder.load(builder.gep(row, [d])), _FLOATS) for row in rows
-            ]
+            numbers = [self._splat(builder.load(builder.gep(row, [d])), _FLOATS) for row in rows]
             return [
                 builder.call(self._fma, [numbers[row], weights[vector], total])
                 for (row, vector), total in zip(places, sums, strict=True)

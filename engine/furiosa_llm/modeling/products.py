@@ -100,9 +100,7 @@ def put_rows(inputs: Floats, rows: Rows, start: int, stop: int) -> None:
 
 
 @numba.njit(nogil=True)
-def multiply(
-    rows: Rows, weights: Weights, output: Floats, share: int, num_shares: int
-) -> None:
+def multiply(rows: Rows, weights: Weights, output: Floats, share: int, num_shares: int) -> None:
     """Writes a share of output [T, O] = rows [T, I] @ weight [I, O] + bias [O]."""
     panels = weights.bias.shape[0] // PANEL_WIDTH
     start, stop = panels * share // num_shares, panels * (share + 1) // num_shares
