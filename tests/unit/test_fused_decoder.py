@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from furiosa_llm.modeling import paged_attention
 from furiosa_llm.modeling.attention_cpu import CpuAttention
@@ -52,11 +52,12 @@ def bind(loaded: LoadedModel, num_tokens: int, kept: list[int] | None = None) ->
     paged_attention.bind(loaded.layers, caches, CurrentStep(layout), backend)
 
 
-def inputs_of(model: nn.Module, num_tokens: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+def inputs_of(model: Any, num_tokens: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     generator = torch.Generator().manual_seed(num_tokens)
     hidden = torch.randn(1, num_tokens, model.config.hidden_size, generator=generator)
     positions = torch.arange(num_tokens)[None]
-    return hidden, model.model.rotary_emb(hidden, positions)
+    rotation: tuple[torch.Tensor, torch.Tensor] = model.model.rotary_emb(hidden, positions)
+    return hidden, rotation
 
 
 def by_parts(layer: FusedDecoderLayer, hidden: torch.Tensor, rotation: object) -> torch.Tensor:

@@ -121,7 +121,7 @@ class FusedDecoderLayer(nn.Module):
         return (
             parts.keys() == _PARTS.keys()
             and all(isinstance(parts[name], kind) for name, kind in _PARTS.items())
-            and parts["mlp"].is_silu is True
+            and bool(parts["mlp"].is_silu)
             and not any(True for _ in layer.parameters(recurse=False))
         )
 
@@ -140,9 +140,7 @@ class FusedDecoderLayer(nn.Module):
         output = hidden_states.clone()
         hidden = output[0].numpy()
         cos, sin = position_embeddings
-        tasks, kept = layout.tasks, layout.all_tokens
-        if self._is_last and layout.kept is not None:
-            tasks, kept = layout.kept_tasks, layout.kept
+        tasks, kept = layout.kept_part if self._is_last else (layout.tasks, layout.all_tokens)
         settings = DecoderAttention(
             attention.num_heads,
             attention.head_size,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from furiosa_llm.modeling.int8_rows import Int8Rows, padded_size
 from furiosa_llm.modeling.int8_tile import (
     GROUP,
     GROUP_WIDTH,
@@ -16,7 +17,6 @@ from furiosa_llm.modeling.int8_tile import (
     ZERO_POINT,
     multiply_int8_tile,
 )
-from furiosa_llm.modeling.int8_rows import Int8Rows, padded_size
 from furiosa_llm.modeling.layer_kernels import Floats
 from furiosa_llm.modeling.matmul_tile import MAX_TILE_ROWS, PANEL_WIDTH
 

@@ -1,7 +1,7 @@
 """Matrix products in either precision, for kernels that do not care which.
 
-`put_row`, `take_rows` and `multiply` exist for floats and for 8-bit numbers; numba picks by the types
-of what they are given.
+`put_row`, `take_rows` and `multiply_panels` exist for floats and for 8-bit numbers; numba picks by
+the types of what they are given.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _round_size = numba.njit(padded_size)
 
 def num_panels(weights: Weights) -> int:
     """Returns how many pieces a product with these weights can be shared out in."""
-    return weights.bias.shape[0] // PANEL_WIDTH
+    return int(weights.bias.shape[0]) // PANEL_WIDTH
 
 
 def rows_for(weights: Weights, num_tokens: int, size: int) -> Rows:
@@ -49,6 +49,7 @@ def put_row(values: Floats, rows: Rows, row: int) -> None:
 
 def take_rows(memory: Rows, num_tokens: int, size: int) -> Rows:
     """Returns rows [T, I] that lie in memory from `rows_for`."""
+    raise NotImplementedError  # outside of kernels
 
 
 def multiply_panels(rows: Rows, weights: Weights, output: Floats, panels: tuple[int, int]) -> None:

@@ -38,3 +38,10 @@ class StepLayout:
     def all_tokens(self) -> torch.Tensor:
         """[T] int64."""
         return torch.arange(len(self.slot_mapping))
+
+    @property
+    def kept_part(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tasks of the tokens whose logits are asked for, and these tokens."""
+        if self.kept is None or self.kept_tasks is None:
+            return self.tasks, self.all_tokens
+        return self.kept_tasks, self.kept
