@@ -49,7 +49,9 @@ class _Cursor:
     def __init__(self, info: PartInfo) -> None:
         self._path = info.path
         with _reading(info.path):
-            self._file = pq.ParquetFile(info.path, pre_buffer=False)
+            self._file = pq.ParquetFile(
+                info.path, pre_buffer=False, page_checksum_verification=True
+            )
         self._next_group = 0
         self.load_next()
 
