@@ -11,7 +11,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,82 +24,64 @@ from tests.unit.dataset.dataset_factories import make_answer
 NUM_ROWS = 40
 JOB = Manifest(model="tiny", identity={"model": "tiny"})
 
-_REAL_OPEN = io.open
-_REAL_FSYNC = os.fsync
-_REAL_REPLACE = os.replace
 
+class _Countdown:
+    """Fails with an error of the operating system from the n-th time on."""
 
-class _Counter:
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, error: int) -> None:
         self._left = number
+        self._error = error
 
-    def is_due(self) -> bool:
+    def count(self) -> None:
         self._left -= 1
-        return self._left <= 0
+        if self._left <= 0:
+            raise OSError(self._error, os.strerror(self._error))
 
 
 class _FailingFile(io.FileIO):
     """A file whose writes fail, or take only some of the bytes."""
 
-    write_bytes: Callable[[_FailingFile, Any], int]
+    countdown: _Countdown
+    max_bytes: int
 
     def write(self, data: Any) -> int:
-        return type(self).write_bytes(self, data)
+        self.countdown.count()
+        return super().write(memoryview(data).cast("B")[: self.max_bytes])
 
 
-def _fail(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
-
-
-def _patch_writes(write_bytes: Callable[[_FailingFile, Any], int]) -> None:
-    _FailingFile.write_bytes = write_bytes
+def _break_writes(countdown: _Countdown, *, max_bytes: int = sys.maxsize) -> None:
+    _FailingFile.countdown, _FailingFile.max_bytes = countdown, max_bytes
+    real_open = io.open
 
     def opened(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         if mode == "wb" and ".parts" in str(file):
             return io.BufferedWriter(_FailingFile(file, "w"))
-        return _REAL_OPEN(file, mode, *args, **kwargs)
+        return real_open(file, mode, *args, **kwargs)
 
     io.open = opened
 
 
+def _break_calls(countdown: _Countdown, name: str) -> None:
+    real = getattr(os, name)
+
+    def call(*args: Any) -> Any:
+        countdown.count()
+        return real(*args)
+
+    setattr(os, name, call)
+
+
 def main() -> None:
     fault, number, output = sys.argv[1:]
-    counter = _Counter(int(number))
-
-    def full(file: _FailingFile, data: Any) -> int:
-        if counter.is_due():
-            raise _fail(errno.ENOSPC)
-        return io.FileIO.write(file, data)
-
-    def broken(file: _FailingFile, data: Any) -> int:
-        if counter.is_due():
-            raise _fail(errno.EIO)
-        return io.FileIO.write(file, data)
-
-    def short(file: _FailingFile, data: Any) -> int:
-        return io.FileIO.write(file, memoryview(data).cast("B")[:777])
-
-    def fsync(descriptor: int) -> None:
-        if counter.is_due():
-            raise _fail(errno.EIO)
-        _REAL_FSYNC(descriptor)
-
-    def replace(source: Any, target: Any, **kwargs: Any) -> None:
-        if ".parts" in str(target) and counter.is_due():
-            raise _fail(errno.EIO)
-        _REAL_REPLACE(source, target, **kwargs)
-
     match fault:
         case "ENOSPC":
-            _patch_writes(full)
+            _break_writes(_Countdown(int(number), errno.ENOSPC))
         case "EIO":
-            _patch_writes(broken)
+            _break_writes(_Countdown(int(number), errno.EIO))
         case "short":
-            _patch_writes(short)
-        case "fsync":
-            os.fsync = fsync
-        case "rename":
-            os.replace = replace
+            _break_writes(_Countdown(sys.maxsize, errno.EIO), max_bytes=777)
+        case _:
+            _break_calls(_Countdown(int(number), errno.EIO), fault)
     try:
         print(*write_all(Path(output)))  # noqa: T201
     except DatasetError as error:

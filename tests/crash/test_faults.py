@@ -42,8 +42,8 @@ def run_with_fault(fault: str, number: int, output: Path) -> tuple[int, str]:
         ("fsync", 4, _BROKEN, "part-000000.parquet"),
         ("fsync", 9, _BROKEN, "part-"),
         ("fsync", 24, _BROKEN, "merged.parquet"),
-        ("rename", 3, _BROKEN, "part-000001.parquet"),
-        ("rename", 12, _BROKEN, "merged.parquet"),
+        ("replace", 3, _BROKEN, "part-000001.parquet"),
+        ("replace", 12, _BROKEN, "merged.parquet"),
     ],
 )
 def test_a_failing_disk_is_one_line_and_costs_no_durable_row(
@@ -77,11 +77,11 @@ def test_writes_that_take_only_some_of_the_bytes_are_gone_on_with(tmp_path: Path
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 300 KiB."""
+    """A file system of 100 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    command = [str(mount), "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
     if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")
     yield folder

@@ -49,9 +49,13 @@ def test_a_run_that_ends_early_leaves_why_and_how_far_it_came(
 ) -> None:
     path = tmp_path / "status.json"
 
-    with pytest.raises(type(error)), StatusFile(path) as status:
-        status.update("answering", lambda: {"rows_done": 7})
-        raise error
+    def run() -> None:
+        with StatusFile(path) as status:
+            status.update("answering", lambda: {"rows_done": 7})
+            raise error
+
+    with pytest.raises(type(error)):
+        run()
 
     content = read(path)
     assert (content["state"], content["reason"], content["rows_done"]) == (state, reason, 7)
