@@ -36,11 +36,9 @@ def run_with_fault(fault: str, number: int, output: Path) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("fault", "number", "reason", "failing"),
     [
-        ("ENOSPC", 1, _FULL, "manifest.json"),
         ("ENOSPC", 30, _FULL, "part-"),
         ("EIO", 30, _BROKEN, "part-"),
         ("fsync", 4, _BROKEN, "part-000000.parquet"),
-        ("fsync", 9, _BROKEN, "part-"),
         ("fsync", 24, _BROKEN, "merged.parquet"),
         ("replace", 3, _BROKEN, "part-000001.parquet"),
         ("replace", 12, _BROKEN, "merged.parquet"),

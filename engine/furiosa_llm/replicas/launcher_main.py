@@ -16,7 +16,10 @@ from furiosa_llm.transformers_import import hasten_transformers
 def main(descriptor: int) -> None:
     """Serves the parent at the other end of a connection until it is gone."""
     control = Connection(descriptor)
-    launch: Launch = control.recv()
+    try:
+        launch: Launch = control.recv()
+    except (EOFError, OSError):
+        return  # the parent is gone already
     runs_ranks = launch.placement.num_processes_of_replica > 1
     if not runs_ranks:
         delay_dynamo()
