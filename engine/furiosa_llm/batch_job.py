@@ -236,6 +236,8 @@ class _Batch:
                 elif not self._winds_down(engine, stop):
                     break
                 writer.checkpoint()
+                if not engine.has_unfinished_requests():
+                    continue
                 for output in engine.step():
                     answer = answer_of(self._pending.pop(output.request_id), output)
                     self._keep(writer, answer, self._previews.pop(answer.row_index, ""))
