@@ -238,16 +238,22 @@ class _Batch:
                 writer.checkpoint()
                 if not engine.has_unfinished_requests():
                     continue
-                for output in engine.step():
-                    answer = answer_of(self._pending.pop(output.request_id), output)
-                    self._keep(writer, answer, self._previews.pop(answer.row_index, ""))
-                for step in engine.last_steps:
-                    self._tally.add_step(step)
-                    if step_stats is not None:
-                        step_stats.write(step)
+                self._step(engine, writer, step_stats)
                 self._report("answering", engine, writer, time.monotonic() - started)
             if self._pending or not feed.is_exhausted:
                 raise RunStoppedError(f"stopped by {stop.reason} before all rows were done")
+
+    def _step(
+        self, engine: LLMEngine, writer: AnswerWriter, step_stats: StepStatsWriter | None
+    ) -> None:
+        """Runs a step and keeps what it brings."""
+        for output in engine.step():
+            answer = answer_of(self._pending.pop(output.request_id), output)
+            self._keep(writer, answer, self._previews.pop(answer.row_index, ""))
+        for step in engine.last_steps:
+            self._tally.add_step(step)
+            if step_stats is not None:
+                step_stats.write(step)
 
     def _winds_down(self, engine: LLMEngine, stop: GracefulStop) -> bool:
         """Drops what waits, once, and tells whether what runs may still go on."""
