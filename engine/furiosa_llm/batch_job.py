@@ -19,9 +19,8 @@ from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.answer import AnswerRow, answer_of, error_answer
 from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.dataset.manifest import Manifest
-from furiosa_llm.dataset.part_columns import Carried
-from furiosa_llm.dataset.reader import STANDARD_INPUT, RowSource, open_input
-from furiosa_llm.dataset.record import PromptRecord, identify
+from furiosa_llm.dataset.reader import RowSource, open_input
+from furiosa_llm.dataset.record import PromptRecord
 from furiosa_llm.dataset.row_estimate import estimate_num_rows
 from furiosa_llm.dataset.run_start import Resume
 from furiosa_llm.dataset.status_file import StatusFile
@@ -310,7 +309,7 @@ class _Batch:
 
     def _show(self, progress: Progress, writer: AnswerWriter) -> None:
         self._on_progress(progress)
-        self._status.update(progress.phase, lambda: _status(progress, writer.num_saved))
+        self._status.update(progress.phase, lambda: progress.as_status(writer.num_saved))
 
     def _try_add(self, engine: LLMEngine, row: ReadyRow) -> RequestError | None:
         request_id = str(row.record.row_index)
@@ -351,23 +350,13 @@ def _resume(job: BatchJob, source: RowSource) -> Resume | None:
     """Returns how to go on with an earlier run, if that is asked for.
 
     Raises:
-        ConfigError: No one can tell whether the input is the same as then.
+        ConfigError: It cannot be gone on with, or failed rows are to be done again without it.
     """
-    if not job.resume:
-        if job.retry_failed:
-            raise ConfigError("--retry-failed goes with --resume only; give both")
-        return None
-    is_stream = job.input == STANDARD_INPUT or any(not path.is_file() for path in source.paths)
-    if is_stream:
-        raise ConfigError(
-            f"--resume needs an input that can be read again, got --input {job.input}; save it to "
-            "a file first"
-        )
-
-    def carried() -> Iterator[Carried]:
-        return (identify(row, job.columns)[1] for row in source.rows())
-
-    return Resume(carried=carried, retry_failed=job.retry_failed)
+    if job.resume:
+        return Resume.of(source, job.columns, retry_failed=job.retry_failed)
+    if job.retry_failed:
+        raise ConfigError("--retry-failed goes with --resume only; give both")
+    return None
 
 
 def _grace_seconds(job: BatchJob) -> float:
@@ -375,22 +364,6 @@ def _grace_seconds(job: BatchJob) -> float:
     if job.deadline_seconds is None:
         return job.grace_seconds
     return min(job.grace_seconds, job.deadline_seconds / 2)
-
-
-def _status(progress: Progress, num_saved: int) -> dict[str, object]:
-    """What a watcher wants to know."""
-    num_new = progress.num_done - progress.num_resumed
-    seconds = progress.elapsed_seconds
-    rate = num_new / seconds if seconds > 0 else None
-    num_left = None if progress.num_rows is None else progress.num_rows - progress.num_done
-    return {
-        "rows_total": progress.num_rows,
-        "rows_done": progress.num_done,
-        "rows_failed": progress.num_failed,
-        "rows_saved": num_saved,
-        "rows_per_second": rate and round(rate, 3),
-        "seconds_left": round(num_left / rate, 1) if rate and num_left is not None else None,
-    }
 
 
 def _notes(job: BatchJob, tally: Tally, renamed: Mapping[str, str]) -> tuple[str, ...]:

@@ -45,6 +45,20 @@ class Progress:
     kv_cache_usage: float = 0.0
     elapsed_seconds: float = 0.0
 
+    def as_status(self, num_saved: int) -> dict[str, object]:
+        """Returns what a watcher wants to know; `num_saved` rows are on the disk."""
+        num_new = self.num_done - self.num_failed - self.num_resumed
+        rate = num_new / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0
+        num_left = None if self.num_rows is None else self.num_rows - self.num_done
+        return {
+            "rows_total": self.num_rows,
+            "rows_done": self.num_done,
+            "rows_failed": self.num_failed,
+            "rows_saved": num_saved,
+            "rows_per_second": round(rate, 3),
+            "seconds_left": round(num_left / rate, 1) if rate and num_left is not None else None,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:

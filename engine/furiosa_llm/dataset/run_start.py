@@ -11,16 +11,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.dataset.durable import durable_file, sync_folder, writing
 from furiosa_llm.dataset.earlier_run import PARTS_MANIFEST, run_of_output, run_of_parts
 from furiosa_llm.dataset.manifest import Manifest
 from furiosa_llm.dataset.part_columns import Carried, DeclaredTypes, part_schema
 from furiosa_llm.dataset.parts import write_answer_part
+from furiosa_llm.dataset.reader import STANDARD_INPUT, RowSource
+from furiosa_llm.dataset.record import identify
 from furiosa_llm.dataset.run_lock import LOCK_NAME
 from furiosa_llm.dataset.saved_parts import SavedRows, has_parts, load_parts
 from furiosa_llm.dataset.schema import ANSWER_SCHEMA
 from furiosa_llm.dataset.target import OutputTarget, check_replaceable
-from furiosa_llm.errors import DatasetError
+from furiosa_llm.errors import ConfigError, DatasetError
 
 _ROWS_PER_PART = 8192
 
@@ -36,6 +39,24 @@ class Resume:
 
     carried: Callable[[], Iterator[Carried]]
     retry_failed: bool = False
+
+    @classmethod
+    def of(cls, source: RowSource, columns: ColumnMapping, *, retry_failed: bool) -> Resume:
+        """Goes on with the rows of an input.
+
+        Raises:
+            ConfigError: No one can tell whether the input is the same as then.
+        """
+        if source.source == STANDARD_INPUT or any(not path.is_file() for path in source.paths):
+            raise ConfigError(
+                f"--resume needs an input that can be read again, got --input {source.source}; "
+                "save it to a file first"
+            )
+
+        def carried() -> Iterator[Carried]:
+            return (identify(row, columns)[1] for row in source.rows())
+
+        return cls(carried=carried, retry_failed=retry_failed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
