@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.processes import wait_until
+from tests.processes import descendants, wait_until
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "samples" / "tiny-llama")
@@ -120,6 +120,19 @@ def test_the_first_signal_lets_running_rows_finish_and_the_second_stops_at_once(
     assert stderr.endswith("Error: interrupted\n")
     assert "Traceback" not in stderr
     assert sum(pq.read_metadata(part).num_rows for part in parts.glob("part-*")) >= num_saved
+
+
+def test_a_supervisor_that_signals_every_process_ends_a_run_in_good_order(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path, "--checkpoint-every", "10", "--data-parallel-size", "2")
+    parts = tmp_path / "out.parquet.parts"
+    assert wait_until(lambda: any(parts.glob("part-*")), seconds=60)
+    for pid in [*descendants(process.pid), process.pid]:
+        os.kill(pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 75, stderr
+    assert "is started again" not in stderr
+    assert stderr.endswith("Error: stopped by SIGTERM before all rows were done\n")
 
 
 def test_a_deadline_ends_a_run_with_exit_code_75(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from multiprocessing.connection import Connection
 
@@ -15,6 +16,9 @@ from furiosa_llm.transformers_import import hasten_transformers
 
 def main(descriptor: int) -> None:
     """Serves the parent at the other end of a connection until it is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A supervisor may tell every process to stop; the parent decides when, for replicas too.
+        signal.signal(number, signal.SIG_IGN)
     control = Connection(descriptor)
     try:
         launch: Launch = control.recv()
