@@ -89,7 +89,8 @@ def test_a_signal_while_the_model_loads_ends_a_run_with_exit_code_75(
 def test_the_first_signal_lets_running_rows_finish_and_the_second_stops_at_once(
     tmp_path: Path,
 ) -> None:
-    process = start_long_run(tmp_path, "--checkpoint-every", "10", "--data-parallel-size", "1")
+    options = ["--checkpoint-every", "10", "--max-num-seqs", "8", "--data-parallel-size", "1"]
+    process = start_long_run(tmp_path, *options)
     parts = tmp_path / "out.parquet.parts"
     assert wait_until(lambda: any(parts.glob("part-*")), seconds=60)
     process.send_signal(signal.SIGTERM)
@@ -123,7 +124,8 @@ def test_the_first_signal_lets_running_rows_finish_and_the_second_stops_at_once(
 
 
 def test_a_supervisor_that_signals_every_process_ends_a_run_in_good_order(tmp_path: Path) -> None:
-    process = start_long_run(tmp_path, "--checkpoint-every", "10", "--data-parallel-size", "2")
+    options = ["--checkpoint-every", "10", "--max-num-seqs", "8", "--grace", "1s"]
+    process = start_long_run(tmp_path, *options, "--data-parallel-size", "2")
     parts = tmp_path / "out.parquet.parts"
     assert wait_until(lambda: any(parts.glob("part-*")), seconds=60)
     for pid in [*descendants(process.pid), process.pid]:
