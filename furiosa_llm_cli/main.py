@@ -17,6 +17,7 @@ from furiosa_llm.errors import (
     EngineError,
     FuriosaLLMError,
     ModelLoadError,
+    RunStoppedError,
 )
 from furiosa_llm_cli.commands.bench import bench
 from furiosa_llm_cli.commands.build import build
@@ -26,15 +27,17 @@ from furiosa_llm_cli.commands.version import version
 from furiosa_llm_cli.startup import OwnProcess, QuickEnd
 from furiosa_llm_cli.version import program_version
 
+_EXIT_STOPPED = 75
+
 # A RequestError is not among them: it becomes a row. One that comes here is a bug.
 _EXIT_CODES: dict[type[FuriosaLLMError], int] = {
     ConfigError: 2,
     DatasetError: 4,
     ModelLoadError: 5,
     EngineError: 6,
+    RunStoppedError: _EXIT_STOPPED,
 }
 _EXIT_OUTPUT_CLOSED = 4
-_EXIT_STOPPED = 75
 
 
 class _Group(click.Group):

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from furiosa_llm.options import Option, parse_bool, parse_size
 
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[smh]?)")
+_UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _METAVARS: dict[Callable[[str], object], str] = {int: "N", float: "X", parse_bool: "True|False"}
 _PYTHON_MESSAGES = {
     "invalid literal for int": "is not a whole number",
     "could not convert string to float": "is not a number",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How often finished rows are made durable; None where nothing is asked for."""
+
+    rows: int | None = None
+    seconds: float | None = None
 
 
 class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic since Click 8.5
@@ -54,6 +66,48 @@ class TemplateType(click.ParamType):  # type: ignore[type-arg]  # as above
             self.fail(f"{text[1:]} is not a UTF-8 text", param, ctx)
 
 
+class DurationType(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A time: seconds, or a number with s, m or h."""
+
+    name = "TIME"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Returns it in seconds."""
+        seconds = _seconds(str(value), bare_unit="s")
+        if seconds is None:
+            self.fail(f"{value!r} is not a time; write for example 30s, 5m or 2h", param, ctx)
+        return seconds
+
+
+class CheckpointType(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A number of rows, or a time."""
+
+    name = "ROWS|TIME"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Checkpoint:
+        """Returns both limits; the one that is not given has its default."""
+        if isinstance(value, Checkpoint):
+            return value  # converted before
+        seconds = _seconds(str(value), bare_unit=None)
+        if seconds is not None:
+            return Checkpoint(seconds=seconds)
+        try:
+            rows = parse_size(str(value))
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a number of rows nor a time; write 1000, 30s or 5m",
+                param,
+                ctx,
+            )
+        if rows < 1:
+            self.fail(f"{value!r} rows must be at least 1", param, ctx)
+        return Checkpoint(rows=rows)
+
+
 class RangeType(click.ParamType):  # type: ignore[type-arg]  # as above
     """One length, or `LOW:HIGH` for lengths drawn evenly from LOW to HIGH, both included."""
 
@@ -82,6 +136,13 @@ def click_type(entry: Option) -> click.ParamType:  # type: ignore[type-arg]  # a
     if entry.parse is str:
         return click.STRING
     return ParsedType(entry.parse, entry.metavar or _METAVARS.get(entry.parse, "SIZE"))
+
+
+def _seconds(text: str, *, bare_unit: str | None) -> float | None:
+    """Reads a time; one without a unit is of `bare_unit`, or none at all."""
+    match = _DURATION.fullmatch(text.strip())
+    unit = match and (match["unit"] or bare_unit)
+    return float(match["number"]) * _UNIT_SECONDS[unit] if match and unit else None
 
 
 def _clear_message(error: ValueError, text: str) -> str:

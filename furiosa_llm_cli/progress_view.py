@@ -39,14 +39,15 @@ class ProgressView:
     def seconds_left(self, now: float) -> float | None:
         """Seconds until all rows are done if they go on as before; None where no one knows."""
         progress, elapsed = self.progress, self.elapsed_seconds(now)
-        num_answered = progress.num_done - progress.num_failed
+        num_answered = progress.num_done - progress.num_failed - progress.num_resumed
         if not progress.num_rows or elapsed < _MIN_SECONDS_FOR_ESTIMATE:
             return None
         if num_answered <= _MIN_SHARE_FOR_ESTIMATE * progress.num_rows:
             return None
         # Those that run are half done on average. A failed row took no time worth counting.
         work_done = num_answered + progress.num_running / 2
-        work = max(progress.num_rows - progress.num_failed, work_done)
+        num_to_answer = progress.num_rows - progress.num_failed - progress.num_resumed
+        work = max(num_to_answer, work_done)
         return max(progress.elapsed_seconds * work / work_done - elapsed, 0.0)
 
     @property

@@ -29,6 +29,8 @@ def summary_facts(summary: BatchSummary, *, import_seconds: float) -> list[Fact]
     num_tokens = summary.num_prompt_tokens + summary.num_output_tokens
     cached = _share(summary.num_cached_tokens, summary.num_prompt_tokens)
     facts = [("answered", f"{count(summary.num_answered)} of {count(summary.num_rows)} rows")]
+    if summary.num_resumed:
+        facts.append(("resumed", f"{count(summary.num_resumed)} rows were done before"))
     if summary.num_failed:
         facts.append(("failed", _failures(summary)))
     if summary.num_expected:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from furiosa_llm.config import CacheConfig
 from furiosa_llm.dataset.answer import AnswerRow
+from furiosa_llm.dataset.saved_parts import SavedRows
 from furiosa_llm.outputs import StepStats
 
 
@@ -22,6 +23,7 @@ class Progress:
         num_rows: Rows of the input; None while that is not known.
         num_done: Rows that are answered or failed.
         num_failed: The failed ones among them.
+        num_resumed: Rows that an earlier run had answered.
         num_prompt_tokens: Prompt tokens of the rows done and running so far.
         num_output_tokens: Tokens generated so far.
         num_running: Requests that hold KV-cache blocks.
@@ -35,12 +37,27 @@ class Progress:
     num_rows: int | None = None
     num_done: int = 0
     num_failed: int = 0
+    num_resumed: int = 0
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_running: int = 0
     num_waiting: int = 0
     kv_cache_usage: float = 0.0
     elapsed_seconds: float = 0.0
+
+    def as_status(self, num_saved: int) -> dict[str, object]:
+        """Returns what a watcher wants to know; `num_saved` rows are on the disk."""
+        num_new = self.num_done - self.num_failed - self.num_resumed
+        rate = num_new / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0
+        num_left = None if self.num_rows is None else self.num_rows - self.num_done
+        return {
+            "rows_total": self.num_rows,
+            "rows_done": self.num_done,
+            "rows_failed": self.num_failed,
+            "rows_saved": num_saved,
+            "rows_per_second": round(rate, 3),
+            "seconds_left": round(num_left / rate, 1) if rate and num_left is not None else None,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +85,12 @@ class BatchSummary:
 
     Attributes:
         output: Where the answers are.
-        num_rows: Rows read, and written.
+        num_rows: Rows of the output.
         num_failed: Rows that have an error in place of an answer.
         error_counts: Failed rows by `error_code`.
-        num_prompt_tokens: Tokens of all prompts.
+        num_prompt_tokens: Tokens of the prompts that this run answered.
         num_cached_tokens: Those of them that the prefix cache spared.
-        num_output_tokens: Tokens of all answers.
+        num_output_tokens: Tokens of its answers.
         num_preemptions: Times that a request gave its blocks back.
         peak_kv_cache_usage: Largest share of blocks held, from 0 to 1.
         placement: How many replicas ran, and on what.
@@ -87,6 +104,8 @@ class BatchSummary:
         num_right: Those whose answer equals it.
         examples: The first answers, in input order.
         notes: What the user should know, such as renamed columns.
+        num_resumed: Rows that an earlier run had done.
+        was_complete: Whether the output was there already, and this run did nothing.
     """
 
     output: Path
@@ -109,6 +128,32 @@ class BatchSummary:
     num_right: int = 0
     examples: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
+    num_resumed: int = 0
+    was_complete: bool = False
+
+    @classmethod
+    def of_complete(cls, output: Path, counts: Mapping[str, int]) -> BatchSummary:
+        """Returns the summary of a run that found its output complete; `counts` tell of it."""
+        num_rows = counts.get("num_rows", 0)
+        return cls(
+            output=output,
+            num_rows=num_rows,
+            num_failed=counts.get("num_failed", 0),
+            error_counts={},
+            num_prompt_tokens=0,
+            num_cached_tokens=0,
+            num_output_tokens=0,
+            num_preemptions=0,
+            peak_kv_cache_usage=0.0,
+            placement="",
+            num_blocks=0,
+            block_size=0,
+            startup_seconds=0.0,
+            answer_seconds=0.0,
+            write_seconds=0.0,
+            num_resumed=num_rows,
+            was_complete=True,
+        )
 
     @property
     def num_answered(self) -> int:
@@ -129,6 +174,9 @@ class Tally:
     num_examples: int = 0
     num_rows: int = 0
     num_failed: int = 0
+    num_resumed: int = 0
+    num_resumed_prompt_tokens: int = 0
+    num_resumed_output_tokens: int = 0
     error_counts: Counter[str] = field(default_factory=Counter)
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
@@ -141,6 +189,15 @@ class Tally:
     num_right: int = 0
     examples: dict[int, Example] = field(default_factory=dict)
     latest_steps: dict[int, StepStats] = field(default_factory=dict)  # by replica
+
+    def add_saved(self, saved: SavedRows) -> None:
+        """Counts the rows that an earlier run had done."""
+        self.num_resumed = len(saved.done)
+        self.num_rows += self.num_resumed
+        self.num_failed += saved.error_counts.total()
+        self.error_counts.update(saved.error_counts)
+        self.num_resumed_prompt_tokens = saved.num_prompt_tokens
+        self.num_resumed_output_tokens = saved.num_output_tokens
 
     def add_row(self, answer: AnswerRow, prompt: str) -> None:
         """Counts a row that is answered or has failed. `prompt` is for the preview."""
@@ -190,8 +247,8 @@ class Tally:
         return {
             "num_rows": self.num_rows,
             "num_failed": self.num_failed,
-            "num_prompt_tokens": self.num_prompt_tokens,
-            "num_output_tokens": self.num_output_tokens,
+            "num_prompt_tokens": self.num_resumed_prompt_tokens + self.num_prompt_tokens,
+            "num_output_tokens": self.num_resumed_output_tokens + self.num_output_tokens,
         }
 
     def summary(
@@ -226,6 +283,7 @@ class Tally:
             num_right=self.num_right,
             examples=tuple(self.examples[index] for index in sorted(self.examples)),
             notes=notes,
+            num_resumed=self.num_resumed,
         )
 
     def _expected(self, answer: AnswerRow) -> str | None:

@@ -50,6 +50,9 @@ class Core(Protocol):
     def add(self, prompt: TokenizedPrompt) -> None:
         """Takes a prompt in, or refuses it with a RequestError."""
 
+    def waiting(self) -> list[str]:
+        """Returns the prompts whose answers have not begun."""
+
     def abort(self, request_ids: Iterable[str]) -> None:
         """Gives prompts up."""
 

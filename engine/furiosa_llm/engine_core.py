@@ -13,7 +13,7 @@ from furiosa_llm.errors import EngineError
 from furiosa_llm.execution.random_draws import stream_seed
 from furiosa_llm.output_processor import OutputProcessor
 from furiosa_llm.outputs import RequestOutput, StepStats
-from furiosa_llm.request import FinishReason, Request, TokenizedPrompt
+from furiosa_llm.request import FinishReason, Request, RequestStatus, TokenizedPrompt
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from furiosa_llm.scheduling.scheduler import Scheduler
 from furiosa_llm.tokenization import Tokenizer
@@ -121,6 +121,15 @@ class EngineCore:
             requests.append(request)
         self._num_requests += len(requests)
         self._outputs.add(prompt.text, requests)
+
+    def waiting(self) -> list[str]:
+        """Returns the prompts of which nothing is answered yet and that hold no blocks."""
+        return [
+            name
+            for name, requests in self._outputs.unfinished()
+            if all(request.status is RequestStatus.WAITING for request in requests)
+            and not any(request.num_output_tokens for request in requests)
+        ]
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Gives prompts up. No output comes for them any more; unknown ids are ignored."""

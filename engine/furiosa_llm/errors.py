@@ -10,7 +10,8 @@
     │   ├── PromptTooLongError     prompt and answer exceed the context
     │   ├── NeverFitsError         prompt and answer exceed the whole KV cache
     │   └── PromptFailedError      the engine breaks wherever the prompt is tried
-    └── EngineError                the run cannot go on
+    ├── EngineError                the run cannot go on
+    └── RunStoppedError            the run was told to stop before its end
 
 A `RequestError` ends one request: a batch writes it as an error row and goes on.
 Every other error ends the run. A broken invariant is a bug and raises `AssertionError`.
@@ -39,6 +40,10 @@ class DatasetError(FuriosaLLMError):
 
 class EngineError(FuriosaLLMError):
     """The engine broke and the run cannot go on."""
+
+
+class RunStoppedError(FuriosaLLMError):
+    """A signal or the deadline ended a run; what is finished is kept, and it can go on."""
 
 
 class RequestError(FuriosaLLMError, ValueError):

@@ -138,6 +138,11 @@ class LLMEngine:
         """
         self._intake.check_params(sampling_params)
 
+    def abort_waiting(self) -> None:
+        """Gives up the requests whose answers have not begun; those that run go on."""
+        if not self._ended:
+            self._core.abort(self._core.waiting())
+
     def abort_request(self, request_id: str | Iterable[str]) -> None:
         """Gives requests up. No output comes for them any more; unknown ids are ignored."""
         names = {request_id} if isinstance(request_id, str) else set(request_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from furiosa_llm.output_logprobs import LogprobKeeper
 from furiosa_llm.outputs import CompletionOutput, RequestMetrics, RequestOutput
@@ -28,6 +28,10 @@ class OutputProcessor:
 
     def __len__(self) -> int:
         return len(self._requests)
+
+    def unfinished(self) -> Iterable[tuple[str, tuple[Request, ...]]]:
+        """Returns the prompts with the requests of their answers."""
+        return self._requests.items()
 
     def add(self, prompt: str | None, requests: Sequence[Request]) -> None:
         """Takes in a prompt with the requests of its answers."""

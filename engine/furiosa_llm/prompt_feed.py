@@ -85,7 +85,7 @@ class PromptFeed:
         """Returns the next rows; an empty list when there are none, or none yet.
 
         Args:
-            wait: Wait for rows, or for the end of the input.
+            wait: Wait a moment for rows, or for the end of the input.
 
         Raises:
             DatasetError: The input cannot be read on.
@@ -93,7 +93,7 @@ class PromptFeed:
         if self.is_exhausted:
             return []
         try:
-            batch = self._queue.get(block=wait)
+            batch = self._queue.get(block=wait, timeout=_POLL_SECONDS)
         except queue.Empty:
             return []
         if isinstance(batch, BaseException):

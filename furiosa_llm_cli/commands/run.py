@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
@@ -13,6 +13,7 @@ from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm_cli.command import DISPLAY, INPUT_AND_OUTPUT, SectionedCommand
 from furiosa_llm_cli.display import choose_display
+from furiosa_llm_cli.formats import count
 from furiosa_llm_cli.options import (
     Verbosity,
     column_options,
@@ -21,6 +22,7 @@ from furiosa_llm_cli.options import (
     option,
     sampling_options,
 )
+from furiosa_llm_cli.param_types import Checkpoint, CheckpointType, DurationType
 from furiosa_llm_cli.startup import leave_pandas_out, prepare_libraries
 from furiosa_llm_cli.summary import plain_summary, print_summary
 from furiosa_llm_cli.terminal import StderrConsole, is_live_terminal, say, show_logs
@@ -34,6 +36,7 @@ _EXAMPLES = """\b
 Examples:
   furiosa-llm run -m ./llama -i prompts.jsonl -o answers.parquet
   furiosa-llm run -m ./llama -i 'in/*.jsonl.gz' -o answers.parquet --temperature 0.8
+  furiosa-llm run -m ./llama -i prompts.jsonl -o answers.parquet --resume
   furiosa-llm run -m ./llama -i questions.parquet -o answers.parquet \\
     --template @question.jinja --expected-column answer --preview 10
 """
@@ -62,7 +65,44 @@ Examples:
     "--overwrite",
     is_flag=True,
     section=INPUT_AND_OUTPUT,
-    help="Replace an output that exists already.",
+    help="Replace an output that exists already, and drop the rows of an unfinished run.",
+)
+@option(
+    "--resume",
+    is_flag=True,
+    section=INPUT_AND_OUTPUT,
+    help="Go on where an earlier run of the same job ended; begin if there is none, and do "
+    "nothing if the output is complete.",
+)
+@option(
+    "--retry-failed",
+    is_flag=True,
+    section=INPUT_AND_OUTPUT,
+    help="With --resume, do failed rows again, also those of a complete output.",
+)
+@option(
+    "--checkpoint-every",
+    type=CheckpointType(),
+    metavar="N|TIME",
+    section=INPUT_AND_OUTPUT,
+    help="Make finished rows durable after so many of them, or after a time such as 30s or 5m; "
+    "what is not given stays.  [default: 8192 rows or 60s, whichever comes first]",
+)
+@option(
+    "--grace",
+    type=DurationType(),
+    default="30s",
+    show_default=True,
+    metavar="TIME",
+    section=INPUT_AND_OUTPUT,
+    help="How long rows that run may go on after the first SIGINT or SIGTERM.",
+)
+@option(
+    "--deadline",
+    type=DurationType(),
+    metavar="TIME",
+    section=INPUT_AND_OUTPUT,
+    help="Stop after this time, such as 2h, with the grace time in it; --resume goes on.",
 )
 @column_options
 @option(
@@ -109,6 +149,11 @@ def run(
     input: str,
     output: str,  # a Path would lose the slash that marks a folder
     overwrite: bool,
+    resume: bool,
+    retry_failed: bool,
+    checkpoint_every: Checkpoint | None,
+    grace: float,
+    deadline: float | None,
     expected_column: str | None,
     step_stats: Path | None,
     max_errors: int,
@@ -119,6 +164,8 @@ def run(
     A row's own sampling parameters win over those given here. A row that cannot be answered gets
     an error in place of an answer, and the exit code is 3.
     """
+    if retry_failed and not resume:
+        raise click.UsageError("--retry-failed goes with --resume only; give both")
     with choose_display(verbosity) as display:
         start = time.monotonic()
         prepare_libraries(ctx, engine_args.cache_dir)
@@ -135,16 +182,40 @@ def run(
             input=input,
             output=output,
             overwrite=overwrite,
+            resume=resume,
+            retry_failed=retry_failed,
+            grace_seconds=grace,
+            deadline_seconds=deadline,
+            **_checkpoint(checkpoint_every),
             columns=columns,
             step_stats=step_stats,
             expected_column=expected_column,
             num_examples=preview,
         )
         summary = run_batch_job(job, on_progress=display.update)
+    if summary.was_complete:
+        if not verbosity.is_quiet:
+            say(f"{output} is complete already ({count(summary.num_rows)} rows): nothing to do")
+        return
     if not verbosity.is_quiet:
         _show(summary, import_seconds + summary.import_seconds)
     if summary.num_failed > max_errors:
         ctx.exit(_EXIT_ROWS_FAILED)
+
+
+class _CheckpointOptions(TypedDict, total=False):
+    rows_per_part: int
+    seconds_per_part: float
+
+
+def _checkpoint(every: Checkpoint | None) -> _CheckpointOptions:
+    """The limits that are given; a job has a default for each."""
+    options: _CheckpointOptions = {}
+    if every is not None and every.rows is not None:
+        options["rows_per_part"] = every.rows
+    if every is not None and every.seconds is not None:
+        options["seconds_per_part"] = every.seconds
+    return options
 
 
 def _show(summary: BatchSummary, import_seconds: float) -> None:

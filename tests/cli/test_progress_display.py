@@ -95,6 +95,7 @@ def test_nothing_is_said_of_the_time_left_while_no_one_can_know() -> None:
     assert seconds_left(num_done=50, num_failed=50) is None
     assert seconds_left(num_done=100) == 90.0
     assert seconds_left(num_done=100, num_running=200) == 40.0  # those are half done
+    assert seconds_left(num_done=100, num_resumed=50) == 180.0  # the others took no time now
 
 
 def test_a_live_display_fits_the_terminal() -> None:

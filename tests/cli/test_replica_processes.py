@@ -52,3 +52,13 @@ def test_a_long_run_starts_replicas_by_itself_and_a_killed_run_leaves_none(tmp_p
         run.kill()
 
     assert wait_until(lambda: not any(map(is_running, started)))
+
+
+def test_a_run_that_is_killed_while_the_model_loads_leaves_no_process(tmp_path: Path) -> None:
+    run = start_run(tmp_path, "--data-parallel-size", "2")
+    with run:
+        assert wait_until(lambda: bool(children(run.pid)), seconds=90)
+        launchers = children(run.pid)
+        run.kill()
+
+    assert wait_until(lambda: not any(map(is_running, launchers)), seconds=5)

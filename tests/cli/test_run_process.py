@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
+from tests.processes import descendants, wait_until
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "samples" / "tiny-llama")
@@ -61,24 +62,85 @@ def test_a_missing_model_is_one_line_and_exit_code_5(tmp_path: Path) -> None:
     assert not output.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_run_with_exit_code_75_and_leaves_no_half_output(
-    number: signal.Signals, tmp_path: Path
-) -> None:
-    rows = tmp_path / "rows.jsonl"
+def start_long_run(folder: Path, *options: str) -> subprocess.Popen[str]:
+    rows = folder / "rows.jsonl"
     line = json.dumps({"prompt": "What is 2 + 3?", "max_tokens": 200, "ignore_eos": True})
     rows.write_text((line + "\n") * 20_000)
-    output = tmp_path / "out.parquet"
+    output = str(folder / "out.parquet")
+    return start("run", "-m", MODEL, "-i", str(rows), "-o", output, "--resume", *options)
 
-    process = start("run", "-m", MODEL, "-i", str(rows), "-o", str(output))
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_model_loads_ends_a_run_with_exit_code_75(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    process = start_long_run(tmp_path)
     parts = tmp_path / "out.parquet.parts"
-    deadline = time.monotonic() + 60
-    while not parts.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
+    assert wait_until(parts.exists, seconds=60)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
 
     assert process.returncode == 75, stderr
     assert stderr.endswith("Error: interrupted\n")
     assert "Traceback" not in stderr
-    assert not output.exists()
+    assert not parts.exists()
+
+
+def test_the_first_signal_lets_running_rows_finish_and_the_second_stops_at_once(
+    tmp_path: Path,
+) -> None:
+    options = ["--checkpoint-every", "10", "--max-num-seqs", "8", "--data-parallel-size", "1"]
+    process = start_long_run(tmp_path, *options)
+    parts = tmp_path / "out.parquet.parts"
+    assert wait_until(lambda: any(parts.glob("part-*")), seconds=60)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 75, stderr
+    assert "stopping (SIGTERM): rows that run may go on for 30 s" in stderr
+    assert f"finished rows are in {parts}; the same command with --resume goes on" in stderr
+    assert stderr.endswith("Error: stopped by SIGTERM before all rows were done\n")
+    status = json.loads((tmp_path / "out.parquet.status.json").read_text())
+    assert (status["state"], status["pid"]) == ("stopped", process.pid)
+    num_saved = sum(pq.read_metadata(part).num_rows for part in parts.glob("part-*"))
+    assert num_saved > 0
+
+    options = ["--grace", "10m", "--max-num-seqs", "256", "--data-parallel-size", "1"]
+    process = start_long_run(tmp_path, *options)
+    status_path = tmp_path / "out.parquet.status.json"
+    assert wait_until(lambda: '"answering"' in status_path.read_text(), seconds=60)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "stopping (SIGINT)" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 75, stderr
+    assert stderr.endswith("Error: interrupted\n")
+    assert "Traceback" not in stderr
+    assert sum(pq.read_metadata(part).num_rows for part in parts.glob("part-*")) >= num_saved
+
+
+def test_a_supervisor_that_signals_every_process_ends_a_run_in_good_order(tmp_path: Path) -> None:
+    options = ["--checkpoint-every", "10", "--max-num-seqs", "8", "--grace", "1s"]
+    process = start_long_run(tmp_path, *options, "--data-parallel-size", "2")
+    parts = tmp_path / "out.parquet.parts"
+    assert wait_until(lambda: any(parts.glob("part-*")), seconds=60)
+    for pid in [*descendants(process.pid), process.pid]:
+        os.kill(pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 75, stderr
+    assert "is started again" not in stderr
+    assert stderr.endswith("Error: stopped by SIGTERM before all rows were done\n")
+
+
+def test_a_deadline_ends_a_run_with_exit_code_75(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path, "--deadline", "4s", "--grace", "1s")
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 75, stderr
+    assert stderr.endswith("Error: stopped by the deadline before all rows were done\n")
+    assert not (tmp_path / "out.parquet").exists()

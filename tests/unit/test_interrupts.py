@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from furiosa_llm.interrupts import HeldInterrupt
+from furiosa_llm.interrupts import GracefulStop, HeldInterrupt
+from tests.factories import FakeClock
 
 
 @pytest.fixture
@@ -88,3 +89,60 @@ def test_another_thread_leaves_the_handler_alone(calls: list[int]) -> None:
 
     assert handlers == [signal.getsignal(signal.SIGINT)]
     assert calls == []
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def told(stop: GracefulStop) -> tuple[str | None, float]:
+    return stop.reason, stop.seconds_left
+
+
+def test_the_first_signal_asks_for_a_stop_and_the_second_one_is_not_held(
+    calls: list[int], clock: FakeClock
+) -> None:
+    with GracefulStop(grace_seconds=30, clock=clock) as stop:
+        assert stop.reason is None
+        press()
+        assert told(stop) == ("SIGINT", 30)
+        assert calls == []
+        clock.now = 40
+        assert stop.seconds_left == 0
+        press()
+        assert calls == [signal.SIGINT]
+
+    press()
+    assert len(calls) == 2  # the handler is put back
+
+
+def test_a_deadline_asks_for_a_stop_so_early_that_the_grace_time_is_in_it(
+    clock: FakeClock,
+) -> None:
+    with GracefulStop(grace_seconds=30, deadline=100, clock=clock) as stop:
+        clock.now = 69
+        assert stop.reason is None
+        clock.now = 70
+        assert told(stop) == ("the deadline", 30)
+
+
+def test_a_grace_time_never_goes_beyond_the_deadline(calls: list[int], clock: FakeClock) -> None:
+    with GracefulStop(grace_seconds=30, deadline=100, clock=clock) as stop:
+        clock.now = 60
+        press()
+        assert stop.seconds_left == 30
+        clock.now = 65
+        assert told(stop) == ("SIGINT", 25)
+
+    assert calls == []
+
+
+def test_a_stop_leaves_ignored_signals_alone() -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with GracefulStop(grace_seconds=1) as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.reason is None
+    finally:
+        signal.signal(signal.SIGHUP, previous)

@@ -10,7 +10,8 @@ import pyarrow as pa
 from furiosa_llm.dataset.declared import declared_types, is_dictionary
 from furiosa_llm.dataset.json_text import parse_json, to_json
 from furiosa_llm.dataset.kinds import arrow_type
-from furiosa_llm.dataset.parts import CARRIED_JSON, CarriedColumn, typed_column
+from furiosa_llm.dataset.part_columns import CARRIED_JSON, typed_column
+from furiosa_llm.dataset.parts import CarriedColumn
 from furiosa_llm.dataset.schema import ANSWER_SCHEMA, output_names
 
 _Row = Mapping[str, object]

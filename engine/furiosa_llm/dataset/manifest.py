@@ -44,6 +44,7 @@ class Manifest:
         sampling_params: What rows that say nothing else are answered with.
         seed: Of every random draw.
         inputs: What was read, in order.
+        identity: What answers depend on, by name. Another run with the same would give the same.
         started_at: ISO 8601, UTC.
         ended_at: The same; None until then.
         counts: How many rows ended how, and the like.
@@ -59,6 +60,7 @@ class Manifest:
     sampling_params: SamplingParams = field(default_factory=SamplingParams)
     seed: int = 0
     inputs: tuple[InputFile, ...] = ()
+    identity: Mapping[str, object] = field(default_factory=dict)
     started_at: str = field(default_factory=lambda: utc_now())
     ended_at: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)

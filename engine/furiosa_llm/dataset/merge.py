@@ -16,6 +16,7 @@ from furiosa_llm.errors import DatasetError
 
 MAX_OPEN_PARTS = 64
 
+_MAX_SMALL_BYTES = 16 << 20
 _ROW_INDEX = "row_index"
 
 
@@ -49,7 +50,7 @@ class _Cursor:
     def __init__(self, info: PartInfo) -> None:
         self._path = info.path
         with _reading(info.path):
-            self._file = pq.ParquetFile(info.path, pre_buffer=False)
+            self._file = _opened(info.path)
         self._next_group = 0
         self.load_next()
 
@@ -116,12 +117,28 @@ def _with_little_overlap(
         if _overlap(infos) <= max_open:
             return infos
         ordered = sorted(infos, key=lambda info: info.first_row)
-        groups = [ordered[start : start + max_open] for start in range(0, len(ordered), max_open)]
         infos = [
             _merged_part(group, scratch / f"merge-{level}-{number:06d}.parquet")
-            for number, group in enumerate(groups)
+            for number, group in enumerate(_groups(ordered, max_open))
         ]
     raise AssertionError("unreachable: each level has fewer parts than the one before")
+
+
+def _groups(infos: Sequence[PartInfo], max_open: int) -> Iterator[Sequence[PartInfo]]:
+    """Deals parts out: as many as may be open, or more where all of them are small."""
+    group: list[PartInfo] = []
+    num_bytes = 0
+    for info in infos:
+        num_bytes += info.num_bytes
+        if len(group) >= max_open and num_bytes > _MAX_SMALL_BYTES:
+            yield group
+            group, num_bytes = [], info.num_bytes
+        group.append(info)
+    yield group
+
+
+def _is_small(infos: Sequence[PartInfo]) -> bool:
+    return sum(info.num_bytes for info in infos) <= _MAX_SMALL_BYTES
 
 
 def _overlap(infos: Sequence[PartInfo]) -> int:
@@ -142,8 +159,19 @@ def _merged_part(group: Sequence[PartInfo], path: Path) -> PartInfo:
     )
     with _reading(group[0].path):
         schema = pq.read_schema(group[0].path)
-    write_tables(info, schema, _ordered_tables(group))
+    # Small parts are read whole and put in order at once, one file open at a time.
+    tables = [_in_order([_whole(part) for part in group])] if _is_small(group) else None
+    write_tables(info, schema, tables or _ordered_tables(group))
     return info
+
+
+def _whole(info: PartInfo) -> pa.Table:
+    with _reading(info.path), _opened(info.path) as file:
+        return file.read(use_threads=False)
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
 
 
 @contextlib.contextmanager

@@ -1,35 +1,28 @@
 """Closed files of finished rows, which a run leaves behind one after the other.
 
-A part has the columns of the output, in order of `row_index`. Of the input's own columns it has
-those whose type the input declares as `carried.NAME`, and all others as one JSON object in
-`carried`: their types are only known when all rows are. All parts of a run have the same schema.
+A part has its rows in order of `row_index`. All parts of a run have the same schema.
 """
 
 from __future__ import annotations
 
 import json
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import attrgetter
 from pathlib import Path
-from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from furiosa_llm.dataset.answer import AnswerRow
 from furiosa_llm.dataset.durable import durable_file
-from furiosa_llm.dataset.json_text import to_json
 from furiosa_llm.dataset.kinds import NULL, Kind, join, kind_of_all
-from furiosa_llm.dataset.packed_logprobs import LOGPROBS_TYPE, logprobs_column
-from furiosa_llm.dataset.schema import ANSWER_SCHEMA, COMPLETION_TYPE
-from furiosa_llm.outputs import CompletionOutput, PositionLogprobs
-
-CARRIED_JSON = "carried"
-
-DeclaredTypes: TypeAlias = Mapping[str, pa.DataType]
+from furiosa_llm.dataset.part_columns import (
+    Carried,
+    DeclaredTypes,
+    answer_arrays,
+    carried_arrays,
+    part_schema,
+)
 
 _INFO_KEY = b"furiosa_llm.part"
 _MAX_GROUP_ROWS = 1024
@@ -65,11 +58,6 @@ class PartInfo:
     carried: dict[str, CarriedColumn]
 
 
-def typed_column(name: str) -> str:
-    """Names the column of a part that holds a carried column of declared type."""
-    return f"{CARRIED_JSON}.{name}"
-
-
 def joined_columns(infos: Iterable[PartInfo]) -> dict[str, CarriedColumn]:
     """Describes the carried columns of many parts, in the order of their first values."""
     columns: dict[str, CarriedColumn] = {}
@@ -92,14 +80,43 @@ def write_part(path: Path, rows: Sequence[AnswerRow], declared: DeclaredTypes) -
         DatasetError: It cannot be written.
     """
     ordered = sorted(rows, key=lambda row: row.row_index)
-    table = _table(ordered, declared)
+    carried = [row.carried for row in ordered]
+    return _write_columns(path, answer_arrays(ordered), carried, declared)
+
+
+def write_answer_part(
+    path: Path, answers: pa.Table, carried: Sequence[Carried], declared: DeclaredTypes
+) -> PartInfo:
+    """Writes rows whose own columns are there already; `carried` has what each row carries.
+
+    Args:
+        path: As for `write_part`.
+        answers: The columns of `ANSWER_SCHEMA`, in order of their index.
+        carried: The input's columns of each of them.
+        declared: As for `write_part`.
+
+    Raises:
+        DatasetError: It cannot be written.
+    """
+    return _write_columns(path, answers.columns, carried, declared)
+
+
+def _write_columns(
+    path: Path,
+    answers: Sequence[pa.Array],
+    carried: Sequence[Carried],
+    declared: DeclaredTypes,
+) -> PartInfo:
+    columns = [*answers, *carried_arrays(carried, declared)]
+    table = pa.Table.from_arrays(columns, schema=part_schema(declared))
+    indexes = table.column("row_index")
     info = PartInfo(
         path=path,
-        num_rows=len(ordered),
+        num_rows=len(table),
         num_bytes=table.nbytes,
-        first_row=ordered[0].row_index,
-        last_row=ordered[-1].row_index,
-        carried=_carried_columns(ordered, declared),
+        first_row=indexes[0].as_py(),
+        last_row=indexes[-1].as_py(),
+        carried=_carried_columns(indexes.to_pylist(), carried, declared),
     )
     write_tables(info, table.schema, [table])
     return info
@@ -124,7 +141,12 @@ def write_tables(info: PartInfo, schema: pa.Schema, tables: Iterable[pa.Table]) 
         durable_file(info.path) as file,
         # Read once, front to back: dictionaries and statistics would not pay.
         pq.ParquetWriter(
-            file, schema, compression="zstd", use_dictionary=False, write_statistics=False
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
         ) as writer,
     ):
         for table in tables:
@@ -148,93 +170,17 @@ def _group_rows(info: PartInfo) -> int:
 
 
 def _carried_columns(
-    rows: Sequence[AnswerRow], declared: DeclaredTypes
+    indexes: Sequence[int], carried: Sequence[Carried], declared: DeclaredTypes
 ) -> dict[str, CarriedColumn]:
     first: dict[str, tuple[int, int]] = {}
-    for row in rows:
-        if not row.carried.keys() <= first.keys():
-            for position, name in enumerate(row.carried):
-                first.setdefault(name, (row.row_index, position))
+    for row_index, values in zip(indexes, carried, strict=True):
+        if not values.keys() <= first.keys():
+            for position, name in enumerate(values):
+                first.setdefault(name, (row_index, position))
     return {
         name: CarriedColumn(
             place,
-            NULL if name in declared else kind_of_all([row.carried.get(name) for row in rows]),
+            NULL if name in declared else kind_of_all([values.get(name) for values in carried]),
         )
         for name, place in first.items()
     }
-
-
-def _table(rows: Sequence[AnswerRow], declared: DeclaredTypes) -> pa.Table:
-    arrays = [_answer_column(rows, field) for field in ANSWER_SCHEMA]
-    fields = list(ANSWER_SCHEMA)
-    for name, kind in declared.items():
-        arrays.append(pa.array([row.carried.get(name) for row in rows], type=kind))
-        fields.append(pa.field(typed_column(name), kind))
-    arrays.append(pa.array([_carried_json(row, declared) for row in rows], type=pa.string()))
-    fields.append(pa.field(CARRIED_JSON, pa.string()))
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-
-
-def _answer_column(rows: Sequence[AnswerRow], field: pa.Field) -> pa.Array:
-    if field.name == "token_ids":
-        return _token_lists([row.token_ids for row in rows])
-    if field.type == LOGPROBS_TYPE:
-        return logprobs_column(list(map(attrgetter(field.name), rows)))
-    if field.name == "completions":
-        values = [_completions(row.completions) for row in rows]
-        return pa.array(values, type=pa.list_(COMPLETION_TYPE))
-    return pa.array(list(map(attrgetter(field.name), rows)), type=field.type)
-
-
-def _token_lists(lists: Sequence[array[int]]) -> pa.Array:
-    """Puts all tokens end to end: no Python number is made for any of them."""
-    tokens = array("i")
-    for one in lists:
-        tokens.extend(one)
-    offsets = array("i", accumulate(map(len, lists), initial=0))
-    return pa.ListArray.from_arrays(_int32(offsets), _int32(tokens))
-
-
-def _int32(values: array[int]) -> pa.Array:
-    return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(values)])
-
-
-def _completions(completions: Sequence[CompletionOutput] | None) -> list[dict[str, object]] | None:
-    if completions is None:
-        return None
-    return [
-        {
-            "index": one.index,
-            "text": one.text,
-            "token_ids": one.token_ids,
-            "finish_reason": one.finish_reason,
-            "stop_reason": None if one.stop_reason is None else str(one.stop_reason),
-            "cumulative_logprob": one.cumulative_logprob,
-            "logprobs": _logprobs(one.logprobs),
-        }
-        for one in completions
-    ]
-
-
-def _logprobs(positions: Sequence[PositionLogprobs] | None) -> list[list[object]] | None:
-    if positions is None:
-        return None
-    return [
-        [
-            {
-                "token_id": token_id,
-                "token": entry.decoded_token,
-                "logprob": entry.logprob,
-                "rank": entry.rank,
-            }
-            for token_id, entry in position.items()
-        ]
-        for position in positions
-    ]
-
-
-def _carried_json(row: AnswerRow, declared: DeclaredTypes) -> str | None:
-    if not declared:
-        return to_json(row.carried) if row.carried else None
-    other = {name: value for name, value in row.carried.items() if name not in declared}
-    return to_json(other) if other else None

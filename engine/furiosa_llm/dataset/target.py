@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from furiosa_llm.dataset.durable import writing
-from furiosa_llm.dataset.run_lock import is_locked
 from furiosa_llm.errors import ConfigError, DatasetError
 
 FOLDER_MANIFEST = "_manifest.json"
@@ -42,9 +41,19 @@ class OutputTarget:
         """Where finished rows wait for the end of the run."""
         return self.path.with_name(self.path.name + ".parts")
 
+    @property
+    def status_path(self) -> Path:
+        """What a watcher of the run looks at."""
+        return self.path.with_name(self.path.name + ".status.json")
+
 
 def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool) -> OutputTarget:
     """Checks before a run that its output may and can be written.
+
+    Args:
+        output: What the user wrote.
+        inputs: The files of the input.
+        overwrite: Whether an earlier output may be there.
 
     Raises:
         ConfigError: The output is one of the inputs, or the folder of one.
@@ -58,8 +67,6 @@ def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool)
     for path in inputs:
         _check_input(path, target)
     check_replaceable(target, overwrite=overwrite)
-    if target.parts_folder.exists() and (is_locked(target.parts_folder) or not overwrite):
-        raise unfinished_run(target)
     _check_parent(target.path.parent)
     return target
 
@@ -122,18 +129,6 @@ def check_replaceable(target: OutputTarget, *, overwrite: bool) -> None:
         )
     if not overwrite and (names or path.is_file()):
         raise DatasetError(f"{path} exists already; choose another output or use --overwrite")
-
-
-def unfinished_run(target: OutputTarget) -> DatasetError:
-    """Says that another run to the same output goes on, or did not finish."""
-    if is_locked(target.parts_folder):
-        return DatasetError(
-            f"{target.path} is being written by another run; wait for its end, or choose another "
-            "output"
-        )
-    return DatasetError(
-        f"{target.parts_folder} holds the rows of an unfinished run; start again with --overwrite"
-    )
 
 
 def _check_parent(parent: Path) -> None:

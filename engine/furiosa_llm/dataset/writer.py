@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,16 +13,19 @@ import pyarrow as pa
 
 from furiosa_llm.dataset.answer import AnswerRow
 from furiosa_llm.dataset.declared import declared_types
-from furiosa_llm.dataset.durable import durable_file, sync_folder, writing
+from furiosa_llm.dataset.durable import sync_folder, writing
 from furiosa_llm.dataset.final import write_final_file, write_final_folder
 from furiosa_llm.dataset.manifest import Manifest
 from furiosa_llm.dataset.parts import PartInfo, joined_columns, write_part
 from furiosa_llm.dataset.run_lock import RunLock
+from furiosa_llm.dataset.run_start import Resume, RunStart, empty_folder, start_run
+from furiosa_llm.dataset.saved_parts import SavedRows, has_parts
 from furiosa_llm.dataset.schema import output_names
-from furiosa_llm.dataset.target import OutputTarget, check_output, check_replaceable, unfinished_run
+from furiosa_llm.dataset.target import OutputTarget, check_output, check_replaceable
 from furiosa_llm.errors import DatasetError
 
-PARTS_MANIFEST = "manifest.json"
+DEFAULT_ROWS_PER_PART = 8192
+DEFAULT_SECONDS_PER_PART = 60.0
 
 _MAX_WAITING_BYTES = 64 << 20
 _LOGPROB_BYTES = 200  # one of the several answers to a prompt, which are not packed
@@ -33,7 +37,7 @@ class AnswerWriter:
     """Writes answers in any order; the output appears under its name when it is complete.
 
     Use it as a context manager. Leaving it without `finish` keeps the rows written so far in the
-    folder `<output>.parts`.
+    folder `<output>.parts`, from which another run can go on.
     """
 
     def __init__(
@@ -42,7 +46,9 @@ class AnswerWriter:
         *,
         manifest: Manifest,
         overwrite: bool = False,
-        rows_per_part: int = 8192,
+        resume: Resume | None = None,
+        rows_per_part: int = DEFAULT_ROWS_PER_PART,
+        seconds_per_part: float = DEFAULT_SECONDS_PER_PART,
         carried_schema: pa.Schema | None = None,
     ) -> None:
         """Prepares a writer; nothing is touched before the block is entered.
@@ -50,36 +56,51 @@ class AnswerWriter:
         Args:
             output: The file; a folder if it ends in a slash or is one.
             manifest: What the run is.
-            overwrite: Whether to replace an output, and to drop the rows of an unfinished run.
-            rows_per_part: Rows to hold in memory.
+            overwrite: Whether to replace an output, and to drop the rows of an unfinished run
+                that is not resumed.
+            resume: How to go on with an earlier run; None to begin a new one.
+            rows_per_part: Most rows to hold in memory.
+            seconds_per_part: Longest time for which a finished row is only in memory.
             carried_schema: Types of the input's own columns, where the input declares them.
         """
         self._output = output
         self._target = OutputTarget.of(output)
-        self._manifest = manifest
         self._overwrite = overwrite
+        self._resume = resume
         self._rows_per_part = rows_per_part
+        self._seconds_per_part = seconds_per_part
         self._carried_schema = carried_schema
         self._declared = declared_types(carried_schema)
         self._waiting: list[AnswerRow] = []
         self._waiting_bytes = 0
-        self._parts: list[PartInfo] = []
+        self._waiting_since = 0.0
+        self._start = RunStart(manifest=manifest)
+        self._next_number = 0
         self._lock = RunLock(self._target.parts_folder)
 
     def __enter__(self) -> AnswerWriter:
-        check_output(self._output, (), overwrite=self._overwrite)
-        folder = self._target.parts_folder
-        with writing(folder):
-            if self._overwrite and folder.exists():
-                shutil.rmtree(folder)
+        may_exist = self._overwrite or self._resume is not None
+        check_output(self._output, (), overwrite=may_exist)
+        with writing(self._target.parts_folder):
             try:
-                folder.mkdir()
-            except FileExistsError as error:
-                raise unfinished_run(self._target) from error
-            self._lock.acquire()
-            sync_folder(folder.parent)
-        with durable_file(folder / PARTS_MANIFEST) as file:
-            file.write(self._manifest.to_json().encode())
+                self._lock.acquire()
+            except BlockingIOError as error:
+                raise DatasetError(
+                    f"{self._target.path} is being written by another run; wait for its end, or "
+                    "choose another output"
+                ) from error
+        try:
+            self._start = start_run(
+                self._target,
+                self._start.manifest,
+                self._declared,
+                overwrite=self._overwrite,
+                resume=self._resume,
+            )
+        except BaseException:
+            self._leave_folder()
+            raise
+        self._next_number = self.saved.next_number
         return self
 
     def __exit__(
@@ -89,22 +110,40 @@ class AnswerWriter:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._close_part()
+            self.close_part()
         except DatasetError as error:
             if exc is None:
                 raise
             # What ended the run matters more than what it took along.
             _logger.warning("%d finished rows are lost: %s", len(self._waiting), error)
         finally:
-            self._lock.release()
-        if exc is None:
-            return
-        if self._parts:
-            num_rows = sum(part.num_rows for part in self._parts)
-            _logger.warning("%d finished rows are in %s", num_rows, self._target.parts_folder)
-        else:
-            # Nothing to keep, and an empty folder would stand in the way of the next run.
-            shutil.rmtree(self._target.parts_folder, ignore_errors=True)
+            self._leave_folder()
+        if exc is not None and self.num_saved:
+            _logger.warning(
+                "%d finished rows are in %s; the same command with --resume goes on",
+                self.num_saved,
+                self._target.parts_folder,
+            )
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the run is; one that is resumed began when it began first."""
+        return self._start.manifest
+
+    @property
+    def saved(self) -> SavedRows:
+        """The rows of an earlier run that are finished."""
+        return self._start.saved
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the output is there already, and nothing is left to do."""
+        return self._start.is_complete
+
+    @property
+    def num_saved(self) -> int:
+        """Rows that are on the disk."""
+        return sum(part.num_rows for part in self.saved.parts)
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -118,11 +157,36 @@ class AnswerWriter:
         Raises:
             DatasetError: The rows cannot be written.
         """
+        if not self._waiting:
+            self._waiting_since = time.monotonic()
         self._waiting.append(row)
         self._waiting_bytes += _size(row)
         is_full = len(self._waiting) >= self._rows_per_part
         if is_full or self._waiting_bytes >= _MAX_WAITING_BYTES:
-            self._close_part()
+            self.close_part()
+
+    def checkpoint(self) -> None:
+        """Closes a part if a row has waited for it long enough. Call it often.
+
+        Raises:
+            DatasetError: The rows cannot be written.
+        """
+        if self._waiting and time.monotonic() - self._waiting_since >= self._seconds_per_part:
+            self.close_part()
+
+    def close_part(self) -> None:
+        """Makes the rows that are only in memory durable.
+
+        Raises:
+            DatasetError: They cannot be written.
+        """
+        if not self._waiting:
+            return
+        path = self._target.parts_folder / f"part-{self._next_number:06d}.parquet"
+        self._parts.append(write_part(path, self._waiting, self._declared))
+        self._next_number += 1
+        self._waiting = []
+        self._waiting_bytes = 0
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Merges all rows into the output and removes the parts.
@@ -134,34 +198,44 @@ class AnswerWriter:
         Raises:
             DatasetError: The output cannot be written; the parts are kept.
         """
-        self._close_part()
-        metadata = {**self._manifest.ended().metadata(), **metadata}
+        self.close_part()
+        metadata = {**self.manifest.ended().metadata(), **metadata}
         folder = self._target.parts_folder
         write = write_final_folder if self._target.is_folder else write_final_file
         self._put(write(folder, self._parts, self._carried_schema, metadata))
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            _logger.warning("%s cannot be removed, but is needed no more: %s", folder, error)
+        self._remove_folder()
 
-    def _close_part(self) -> None:
-        if not self._waiting:
-            return
-        path = self._target.parts_folder / f"part-{len(self._parts):06d}.parquet"
-        self._parts.append(write_part(path, self._waiting, self._declared))
-        self._waiting = []
-        self._waiting_bytes = 0
+    @property
+    def _parts(self) -> list[PartInfo]:
+        return self.saved.parts
 
     def _put(self, merged: Path) -> None:
         """Gives the merged output its name, in the place of an earlier one if there is one."""
         path = self._target.path
-        check_replaceable(self._target, overwrite=self._overwrite)
+        check_replaceable(self._target, overwrite=self._start.may_replace)
         with writing(path):
             if path.is_dir() and any(path.iterdir()):
                 # A folder cannot take the place of one that holds files in a single step.
                 path.rename(self._target.parts_folder / "replaced")
             merged.replace(path)
             sync_folder(path.parent)
+
+    def _leave_folder(self) -> None:
+        """Gives the folder up, and removes it if there is nothing in it to go on from."""
+        is_needed = not self.is_complete and has_parts(self._target.parts_folder)
+        if self._lock.is_held and not is_needed:
+            self._remove_folder()
+        self._lock.release()
+
+    def _remove_folder(self) -> None:
+        folder = self._target.parts_folder
+        try:
+            empty_folder(folder)
+        except OSError as error:
+            _logger.warning("%s cannot be removed, but is needed no more: %s", folder, error)
+        self._lock.release()
+        with contextlib.suppress(OSError):  # the next run may have begun in it
+            folder.rmdir()
 
 
 def _size(row: AnswerRow) -> int:

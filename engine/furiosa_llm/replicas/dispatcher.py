@@ -96,6 +96,11 @@ class Dispatcher:
         """Tells whether a replica works."""
         return self._replicas[replica].is_alive
 
+    @property
+    def queued(self) -> set[str]:
+        """The prompts that no replica has been given, or that came back from a dead one."""
+        return self._queued_ids - self._aborted
+
     def add(self, prompt: TokenizedPrompt) -> None:
         """Takes a prompt in."""
         self._queue.add(prompt)

@@ -23,6 +23,7 @@ import torch
 
 from furiosa_llm.errors import FuriosaLLMError
 from furiosa_llm.replicas.messages import Launch, Launched, NotStarted, Reap, Reaped, Start
+from furiosa_llm.replicas.parent_watch import ending_with
 from furiosa_llm.replicas.template import ReplicaTemplate
 from furiosa_llm.replicas.worker import run_replica
 
@@ -31,12 +32,14 @@ def serve(control: Connection, launch: Launch) -> None:
     """Serves the parent until it is gone."""
     torch.set_num_threads(1)  # no thread may exist when it forks
     try:
-        template = ReplicaTemplate.load(launch)
+        with ending_with(control):
+            template = ReplicaTemplate.load(launch)
     except FuriosaLLMError as error:
         control.send(NotStarted(error))
         return
     gc.freeze()  # what is shared is not written to by collections
-    control.send(Launched())
+    with contextlib.suppress(OSError):  # the parent is gone: that is noticed below
+        control.send(Launched())
     with contextlib.ExitStack() as stack:
         folder = None
         if template.launch.placement.num_processes_of_replica > 1:

@@ -98,6 +98,10 @@ class ReplicaPool:
         self._dispatcher.add(self._growing.add(prompt))
         self._unfinished.add(prompt.request_id)
 
+    def waiting(self) -> list[str]:
+        """Returns the prompts that no replica has been given."""
+        return list(self._dispatcher.queued)
+
     def abort(self, request_ids: Iterable[str]) -> None:
         """Gives prompts up. No output comes for them any more."""
         names = set(request_ids)

@@ -74,14 +74,12 @@ def test_what_could_do_harm_is_refused(
     [
         ("old.parquet", "old.parquet exists already; choose another output or use --overwrite"),
         ("done", "done exists already"),
-        ("cut.parquet", "cut.parquet.parts holds the rows of an unfinished run; start again"),
     ],
 )
 def test_earlier_work_is_replaced_only_if_asked(folder: Path, output: str, message: str) -> None:
     (folder / "old.parquet").touch()
     (folder / "done").mkdir()
     (folder / "done" / "_manifest.json").touch()
-    (folder / "cut.parquet.parts").mkdir()
 
     with pytest.raises(DatasetError, match=message):
         check_output(output, [], overwrite=False)

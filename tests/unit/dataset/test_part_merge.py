@@ -128,3 +128,14 @@ def test_memory_depends_on_the_parts_that_may_be_open_and_not_on_all(tmp_path: P
 
     assert num_rows == 2400
     assert peak < 24 << 20  # of 38 MB
+
+
+def test_many_small_parts_are_merged_with_one_file_between(tmp_path: Path) -> None:
+    order = list(range(600))
+    random.Random(0).shuffle(order)
+    infos = write_parts(tmp_path, batches_of(order, 3))
+
+    tables = list(merged_tables(infos, tmp_path, max_open=4))
+
+    assert sum(map(len, tables)) == 600
+    assert [path.name for path in tmp_path.glob("merge-*")] == ["merge-0-000000.parquet"]

@@ -1,0 +1,122 @@
+"""What a batch tells of itself, and what its answers depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.dataset.hashing import hash_model, hash_text, hash_tokenizer
+from furiosa_llm.dataset.manifest import InputFile, Manifest, describe_inputs
+from furiosa_llm.dataset.reader import RowSource
+from furiosa_llm.devices import parse_devices
+from furiosa_llm.errors import DatasetError, ModelLoadError
+from furiosa_llm.llm_engine import LLMEngine
+from furiosa_llm.sampling_params import SamplingParams
+
+# They change when and where an answer is computed, not what it is.
+_WITHOUT_INFLUENCE = frozenset(
+    {
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "data_parallel_size",
+        "threads_per_replica",
+        "cache_dir",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "paged_attention_num_blocks",
+        "paged_attention_block_size",
+        "enable_prefix_caching",
+        "prefill_chunk_size",
+        "npu_queue_limit",
+        "max_processing_samples",
+        "spare_blocks_ratio",
+        "is_offline",
+    }
+)
+
+
+def describe_batch(
+    args: EngineArgs,
+    params: SamplingParams,
+    columns: ColumnMapping,
+    source: RowSource,
+    options: Mapping[str, object],
+) -> Manifest:
+    """Returns the manifest as far as it is known before the model is loaded.
+
+    Args:
+        args: Of the engine.
+        params: Of the rows that bring none of their own.
+        columns: What the input's columns mean.
+        source: The input.
+        options: The options that are none of these.
+
+    Raises:
+        DatasetError: The input cannot be read.
+        ModelLoadError: The model cannot be read.
+    """
+    try:
+        model_hash = hash_model(Path(args.model))
+        tokenizer_hash = hash_tokenizer(Path(args.tokenizer or args.model))
+    except DatasetError as error:
+        raise ModelLoadError(str(error)) from error
+    inputs = describe_inputs(source)
+    asked = dataclasses.asdict(args)
+    names = ("prompt_column", "params_column", "template")
+    of_columns = {name: getattr(columns, name) for name in names}
+    identity = {
+        **{name: value for name, value in asked.items() if name not in _WITHOUT_INFLUENCE},
+        **of_columns,
+        **_params_identity(params),
+        "model": model_hash or args.model,
+        "tokenizer": tokenizer_hash or args.tokenizer or args.model,
+        "devices": _kinds(args.devices),
+        "input": [_content(file) for file in inputs],
+    }
+    return Manifest(
+        model=args.model,
+        model_hash=model_hash,
+        tokenizer_hash=tokenizer_hash,
+        options={**asked, **of_columns, **options},
+        sampling_params=params,
+        seed=args.seed,
+        inputs=inputs,
+        identity=identity,
+    )
+
+
+def with_engine(manifest: Manifest, engine: LLMEngine) -> Manifest:
+    """Adds what the engine decided."""
+    template = engine.tokenizer.chat_template
+    return dataclasses.replace(
+        manifest,
+        chat_template_hash=None if template is None else hash_text(template),
+        options={
+            **manifest.options,
+            **dataclasses.asdict(engine.limits.scheduler_config),
+            "placement": str(engine.placement),
+            "num_blocks": engine.limits.cache_config.num_blocks,
+            "max_model_len": engine.limits.model_info.max_model_len,
+        },
+    )
+
+
+def _params_identity(params: SamplingParams) -> dict[str, object]:
+    values = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
+    values.pop("output_kind")
+    values["sampling_seed"] = values.pop("seed")  # `seed` is the engine's
+    return values
+
+
+def _kinds(devices: str | None) -> list[str] | None:
+    if devices is None:
+        return None
+    return sorted({device.kind for device in parse_devices(devices)})
+
+
+def _content(file: InputFile) -> str:
+    """What tells whether a file is the same, wherever it is now; a stream is what it is called."""
+    return file.path if file.hash is None else f"{file.num_bytes} bytes, {file.hash}"

@@ -1,0 +1,81 @@
+"""Tells a watcher how far a run has come, in a small file beside the output."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from furiosa_llm.dataset.manifest import utc_now
+from furiosa_llm.errors import RunStoppedError
+
+_INTERVAL_SECONDS = 1.0
+
+_logger = logging.getLogger(__name__)
+
+
+class StatusFile:
+    """A file of JSON that always holds one whole state.
+
+    Use it as a context manager. When the block ends well, the output is there and the file goes;
+    else it stays and says how the run ended. A run that died leaves it as it was, with the number
+    of a process that is gone.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._started_at = utc_now()
+        self._state = ""
+        self._values: Mapping[str, object] = {}
+        self._next_at = 0.0
+        self._has_failed = False
+
+    def __enter__(self) -> StatusFile:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+            return
+        is_stop = isinstance(exc, RunStoppedError | KeyboardInterrupt)
+        reason = str(exc) or type(exc).__name__
+        self._write("stopped" if is_stop else "failed", {**self._values, "reason": reason})
+
+    def update(self, state: str, values: Callable[[], Mapping[str, object]]) -> None:
+        """Writes what there is to tell if the state is a new one, else once a second."""
+        now = self._clock()
+        if state == self._state and now < self._next_at:
+            return
+        self._state, self._next_at = state, now + _INTERVAL_SECONDS
+        self._values = values()
+        self._write(state, self._values)
+
+    def _write(self, state: str, values: Mapping[str, object]) -> None:
+        content = {
+            "state": state,
+            **values,
+            "pid": os.getpid(),
+            "started_at": self._started_at,
+            "updated_at": utc_now(),
+        }
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        try:
+            temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError as error:
+            # A run does not end because no one can watch it.
+            if not self._has_failed:
+                _logger.warning("%s cannot be written: %s", self._path, error)
+            self._has_failed = True

@@ -1,0 +1,132 @@
+"""A batch that stops and goes on, with a real model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from furiosa_llm.batch_job import BatchJob, run_batch_job
+from furiosa_llm.batch_summary import Progress
+from furiosa_llm.errors import ConfigError
+from furiosa_llm.sampling_params import SamplingParams
+from tests.crash.harness import same_answers
+from tests.integration.test_batch_job import ENGINE, SAMPLES, make_job
+
+DRAWN = SamplingParams(temperature=0.8, max_tokens=12)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> BatchJob:
+    path = SAMPLES / "prompts.jsonl"
+    return make_job(tmp_path, path, sampling_params=DRAWN, rows_per_part=5, resume=True)
+
+
+def stop_when(holds: Callable[[Progress], bool]) -> Callable[[Progress], None]:
+    def stop(progress: Progress) -> None:
+        if holds(progress):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def stopped(job: BatchJob, holds: Callable[[Progress], bool]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_batch_job(job, on_progress=stop_when(holds))
+
+
+def unbroken(job: BatchJob) -> pa.Table:
+    whole = dataclasses.replace(job, output=Path(job.output).with_name("unbroken.parquet"))
+    run_batch_job(whole)
+    return pq.read_table(whole.output)
+
+
+def test_a_batch_goes_on_and_ends_as_if_it_had_not_stopped(job: BatchJob) -> None:
+    stopped(job, lambda progress: progress.num_done >= 12)
+    stopped(job, lambda progress: progress.phase == "writing")
+
+    summary = run_batch_job(job)
+
+    assert same_answers(pq.read_table(job.output), unbroken(job))
+    assert summary.num_resumed == summary.num_rows  # only the merge was left
+    manifest = json.loads(pq.read_schema(job.output).metadata[b"furiosa_llm.manifest"])
+    table = pq.read_table(job.output)
+    assert manifest["counts"]["num_output_tokens"] == sum(table["num_output_tokens"].to_pylist())
+
+
+def test_options_that_do_not_change_answers_may_change(job: BatchJob) -> None:
+    stopped(job, lambda progress: progress.num_done >= 12)
+    changed = dataclasses.replace(
+        job,
+        engine_args=dataclasses.replace(ENGINE, max_num_seqs=4, is_offline=False),
+        rows_per_part=100,
+        num_examples=2,
+    )
+
+    assert run_batch_job(changed).num_resumed >= 12
+
+    assert same_answers(pq.read_table(job.output), unbroken(job))
+
+
+def test_a_change_that_matters_is_refused_before_the_model_is_loaded(
+    job: BatchJob, tmp_path: Path
+) -> None:
+    stopped(job, lambda progress: progress.num_done >= 12)
+    changed = tmp_path / "changed.jsonl"
+    changed.write_text((SAMPLES / "prompts.jsonl").read_text() + '{"prompt": "a"}\n')
+    seen: list[str] = []
+
+    for other, difference in (
+        (dataclasses.replace(job, input=str(changed)), "input was"),
+        (dataclasses.replace(job, engine_args=dataclasses.replace(ENGINE, seed=3)), "seed was 0"),
+        (
+            dataclasses.replace(job, sampling_params=SamplingParams(temperature=0.9)),
+            "temperature was 0.8, is now 0.9; max_tokens was 12, is now 16",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=difference):
+            run_batch_job(other, on_progress=lambda progress: seen.append(progress.phase))
+
+    assert seen == []
+
+
+def test_an_input_that_moved_is_the_same_input(job: BatchJob, tmp_path: Path) -> None:
+    stopped(job, lambda progress: progress.num_done >= 12)
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes((SAMPLES / "prompts.jsonl").read_bytes())
+
+    assert run_batch_job(dataclasses.replace(job, input=str(copy))).num_resumed >= 12
+
+
+def test_a_finished_batch_is_not_run_again(job: BatchJob) -> None:
+    first = run_batch_job(job)
+    before = Path(job.output).read_bytes()
+
+    summary = run_batch_job(job, on_progress=stop_when(lambda _: True))
+
+    assert (summary.was_complete, summary.num_rows) == (True, first.num_rows)
+    assert Path(job.output).read_bytes() == before
+
+
+def test_failed_rows_are_tried_again_with_more_room(tmp_path: Path) -> None:
+    rows = [{"prompt": "What is 2 + 3?"}, {"prompt": "What is 2 + 3?", "max_tokens": 100}]
+    tight = dataclasses.replace(ENGINE, paged_attention_num_blocks=2, paged_attention_block_size=16)
+    job = make_job(tmp_path, rows, engine_args=tight, resume=True)
+    assert run_batch_job(job).num_failed == 1
+
+    roomy = dataclasses.replace(job, engine_args=ENGINE)
+    assert run_batch_job(roomy).was_complete
+    summary = run_batch_job(dataclasses.replace(roomy, retry_failed=True))
+
+    assert (summary.num_rows, summary.num_failed, summary.num_resumed) == (2, 0, 1)
+    assert same_answers(pq.read_table(job.output), unbroken(roomy))
+
+
+def test_standard_input_cannot_be_resumed(job: BatchJob) -> None:
+    with pytest.raises(ConfigError, match="--resume needs an input that can be read again"):
+        run_batch_job(dataclasses.replace(job, input="-"))
