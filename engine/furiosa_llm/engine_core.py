@@ -161,10 +161,12 @@ class EngineCore:
         result = self._collect(oldest.step)
         if result is None:
             return []
-        if result.failures:
-            self._drop_steps_in_flight()
+        has_failures = bool(result.failures)
+        if has_failures:
             result = self._scheduler.screen(oldest.step, result)
         changed = self._scheduler.update(oldest.step, result)
+        if has_failures:
+            self._drop_steps_in_flight()
         self._suspects.difference_update(request.request_id for request in changed)
         self._outputs.read_prompts(result.prompt_logprobs)
         sampled = [request for request in changed if request.error is None]

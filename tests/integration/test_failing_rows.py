@@ -18,13 +18,10 @@ from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
-from tests.checkpoints import VOCAB_SIZE
 from tests.factories import answer_all
 
-POISON = 7
-GREEDY = SamplingParams(
-    temperature=0, max_tokens=12, ignore_eos=True, logit_bias={POISON: -100}, logprobs=0
-)
+POISON = 200
+GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logit_bias={POISON: -100})
 SHARED = [*range(20, 40)]  # a whole block and some
 
 execute = ModelRunner.execute
@@ -47,7 +44,7 @@ def make_prompts(number: int = 24, *, poisoned: frozenset[int] = frozenset()) ->
     draw = random.Random(0)
     prompts = []
     for index in range(number):
-        own = [draw.randrange(40, VOCAB_SIZE) for _ in range(3 + index % 30)]
+        own = [draw.randrange(40, POISON) for _ in range(3 + index % 30)]
         poison = [POISON] if index in poisoned else []
         prompts.append((SHARED if index % 2 else []) + poison + own)
     return prompts

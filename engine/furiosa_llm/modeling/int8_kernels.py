@@ -16,7 +16,7 @@ _ONE = np.float32(1.0)
 _HALF = np.float32(0.5)
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def quantize(inputs: Floats, numbers: Bytes, scales: Floats, largest_number: int) -> None:
     """Rounds each row of [T, I] with a scale of its own.
 
@@ -31,7 +31,7 @@ def quantize(inputs: Floats, numbers: Bytes, scales: Floats, largest_number: int
         scales[row] = _round_row(inputs[row], numbers[row], largest_number)
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def gate_and_quantize(
     gate: Floats, up: Floats, numbers: Bytes, scales: Floats, largest_number: int
 ) -> None:
@@ -52,7 +52,7 @@ def gate_and_quantize(
 KERNELS = (quantize, gate_and_quantize)
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
 def _round_row(values: Floats, numbers: Bytes, largest_number: int) -> np.float32:
     largest = _ZERO
     for i in range(values.shape[0]):
