@@ -17,6 +17,7 @@ from furiosa_llm.errors import (
     EngineError,
     FuriosaLLMError,
     ModelLoadError,
+    TooManyErrorsError,
 )
 from furiosa_llm_cli.commands.bench import bench
 from furiosa_llm_cli.commands.build import build
@@ -29,6 +30,7 @@ from furiosa_llm_cli.version import program_version
 # A RequestError is not among them: it becomes a row. One that comes here is a bug.
 _EXIT_CODES: dict[type[FuriosaLLMError], int] = {
     ConfigError: 2,
+    TooManyErrorsError: 3,
     DatasetError: 4,
     ModelLoadError: 5,
     EngineError: 6,

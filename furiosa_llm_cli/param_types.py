@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import click
 
 from furiosa_llm.options import Option, parse_bool, parse_size
 
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[smh]?)")
+_UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _METAVARS: dict[Callable[[str], object], str] = {int: "N", float: "X", parse_bool: "True|False"}
 _PYTHON_MESSAGES = {
     "invalid literal for int": "is not a whole number",
@@ -54,6 +57,21 @@ class TemplateType(click.ParamType):  # type: ignore[type-arg]  # as above
             self.fail(f"{text[1:]} is not a UTF-8 text", param, ctx)
 
 
+class DurationType(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A time: seconds, or a number with s, m or h."""
+
+    name = "TIME"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Returns it in seconds."""
+        seconds = _seconds(str(value), bare_unit="s")
+        if seconds is None:
+            self.fail(f"{value!r} is not a time; write for example 30s, 5m or 2h", param, ctx)
+        return seconds
+
+
 class RangeType(click.ParamType):  # type: ignore[type-arg]  # as above
     """One length, or `LOW:HIGH` for lengths drawn evenly from LOW to HIGH, both included."""
 
@@ -82,6 +100,13 @@ def click_type(entry: Option) -> click.ParamType:  # type: ignore[type-arg]  # a
     if entry.parse is str:
         return click.STRING
     return ParsedType(entry.parse, entry.metavar or _METAVARS.get(entry.parse, "SIZE"))
+
+
+def _seconds(text: str, *, bare_unit: str | None) -> float | None:
+    """Reads a time; one without a unit is of `bare_unit`, or none at all."""
+    match = _DURATION.fullmatch(text.strip())
+    unit = match and (match["unit"] or bare_unit)
+    return float(match["number"]) * _UNIT_SECONDS[unit] if match and unit else None
 
 
 def _clear_message(error: ValueError, text: str) -> str:

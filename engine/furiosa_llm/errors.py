@@ -13,7 +13,8 @@
     │   ├── NonFiniteLogitsError   the model gives it scores that are no numbers
     │   ├── StructureFailedError   the form of its answer is too complex
     │   └── RequestTimeoutError    it takes longer than it may
-    └── EngineError                the run cannot go on
+    ├── EngineError                the run cannot go on
+    └── TooManyErrorsError         more rows failed than may
 
 A `RequestError` ends one request: a batch writes it as an error row and goes on.
 Every other error ends the run. A broken invariant is a bug and raises `AssertionError`.
@@ -42,6 +43,10 @@ class DatasetError(FuriosaLLMError):
 
 class EngineError(FuriosaLLMError):
     """The engine broke and the run cannot go on."""
+
+
+class TooManyErrorsError(FuriosaLLMError):
+    """More rows failed than may; those that are finished are kept, and the run can go on."""
 
 
 class RequestError(FuriosaLLMError, ValueError):

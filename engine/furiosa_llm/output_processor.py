@@ -196,7 +196,7 @@ def _metrics(requests: Sequence[Request]) -> RequestMetrics:
         if account.finish_time is not None and account.first_token_time is not None
     ]
     finished = [a.finish_time for a in accounts if a.finish_time is not None]
-    is_complete = len(finished) == len(requests)
+    is_complete = bool(finished) and all(request.is_finished for request in requests)
     num_further_tokens = sum(max(request.num_output_tokens - 1, 0) for request in requests)
     tpot_s = None
     if is_complete and num_further_tokens:
@@ -205,7 +205,7 @@ def _metrics(requests: Sequence[Request]) -> RequestMetrics:
         queue_s=min(a.start_time for a in accounts) - arrival if accounts else None,
         ttft_s=min(answered) - arrival if answered else None,
         tpot_s=tpot_s,
-        e2e_s=max(finished) - arrival if is_complete and finished else None,
+        e2e_s=max(finished) - arrival if is_complete else None,
         peak_blocks=sum(a.peak_blocks for a in accounts),
         block_seconds=sum(a.block_seconds for a in accounts),
         num_preemptions=sum(a.num_preemptions for a in accounts),
