@@ -21,7 +21,11 @@ _logger = logging.getLogger(__name__)
 
 
 class ReplicaPool:
-    """Replicas in processes of their own, which it starts, supplies, restarts once, and ends.
+    """Replicas in processes of their own, which it starts, supplies, restarts, and ends.
+
+    A replica that dies is started again, unless nothing has come of the time since its last start:
+    no answer, and no prompt found out to be what kills it. So a replica may die any number of times
+    while the work goes on, and none is started again and again for nothing.
 
     The replicas are children of a launcher, which ends with this process, and so do they, however
     it ends.
@@ -68,7 +72,7 @@ class ReplicaPool:
         )
         self._growing = GrowingOutputs()
         self._failures: dict[int, str] = {}  # what a replica said before it ended
-        self._restarted: set[int] = set()
+        self._unproven: set[int] = set()  # replicas of whose last start nothing has come yet
         self._given_up: list[RequestOutput] = []
         self._unfinished: set[str] = set()
         self._end: EngineError | None = None
@@ -181,19 +185,21 @@ class ReplicaPool:
             outputs.append(self._growing.output(prompt, output))
             if output.finished:
                 self._dispatcher.finished(replica, output.request_id)
+                self._unproven.discard(replica)
         return outputs
 
     def _bury(self, replica: int) -> None:
-        """Takes a dead replica's prompts back, and starts it again if this was its first death."""
+        """Takes a dead replica's prompts back, and starts it again unless that is in vain."""
         self._connections.pop(replica).close()
         reason = self._launcher.reap(replica)
         reason = self._failures.pop(replica, reason)
-        for prompt in self._dispatcher.died(replica):
+        given_up = self._dispatcher.died(replica)
+        for prompt in given_up:
             self._growing.remove([prompt.request_id])
             self._given_up.append(_failed(prompt, replica, reason))
         connection = None
-        if replica not in self._restarted:
-            self._restarted.add(replica)
+        if given_up or replica not in self._unproven:
+            self._unproven.add(replica)
             connection = self._launcher.start_replica(replica)
         if connection is not None:
             _logger.warning("replica %d is started again: it %s", replica, reason)
