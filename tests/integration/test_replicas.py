@@ -112,8 +112,10 @@ def test_a_replica_that_is_killed_costs_no_answer_and_none_begins_twice(
     assert len(replicas()) == 2
 
 
-def test_the_engine_ends_when_every_replica_has_died_twice(engine: LLMEngine) -> None:
-    for index in range(8):
+def test_the_engine_ends_when_every_replica_dies_for_nothing_again_and_again(
+    engine: LLMEngine,
+) -> None:
+    for index in range(64):
         engine.add_request(str(index), {"prompt_token_ids": [5] * (index + 3)}, LONG)
 
     def kill_until_the_end() -> None:
@@ -207,8 +209,8 @@ def killer(
 def test_prompts_that_kill_replicas_are_given_up_and_cost_neither_answers_nor_replicas(
     killer: Path,
 ) -> None:
-    prompts = [[token] * 9 for token in range(20, 44)]
-    killers = [5, 11, 12, 23]
+    prompts = [[token] * 9 for token in range(20, 68)]
+    killers = [5, 20, 40]
     for index in killers:
         prompts[index] = [20, 13, 20 + index]
     bias = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)  # none of them says 13

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 
@@ -17,15 +18,17 @@ from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.scheduling.admission import check_fits
 from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue
 
+MAX_FRUITLESS_DEATHS = 5
+
 _logger = logging.getLogger(__name__)
 
 
 class ReplicaPool:
     """Replicas in processes of their own, which it starts, supplies, restarts, and ends.
 
-    A replica that dies is started again, unless nothing has come of the time since its last start:
-    no answer, and no prompt found out to be what kills it. So a replica may die any number of times
-    while the work goes on, and none is started again and again for nothing.
+    A replica that dies is started again, unless it is its fifth death without an answer in between.
+    So replicas may die any number of times while the work goes on, of prompts for example, and none
+    is started again and again for nothing.
 
     The replicas are children of a launcher, which ends with this process, and so do they, however
     it ends.
@@ -72,7 +75,7 @@ class ReplicaPool:
         )
         self._growing = GrowingOutputs()
         self._failures: dict[int, str] = {}  # what a replica said before it ended
-        self._unproven: set[int] = set()  # replicas of whose last start nothing has come yet
+        self._fruitless_deaths = Counter[int]()  # of replicas, since they last answered a prompt
         self._given_up: list[RequestOutput] = []
         self._unfinished: set[str] = set()
         self._end: EngineError | None = None
@@ -185,7 +188,7 @@ class ReplicaPool:
             outputs.append(self._growing.output(prompt, output))
             if output.finished:
                 self._dispatcher.finished(replica, output.request_id)
-                self._unproven.discard(replica)
+                del self._fruitless_deaths[replica]
         return outputs
 
     def _bury(self, replica: int) -> None:
@@ -193,13 +196,12 @@ class ReplicaPool:
         self._connections.pop(replica).close()
         reason = self._launcher.reap(replica)
         reason = self._failures.pop(replica, reason)
-        given_up = self._dispatcher.died(replica)
-        for prompt in given_up:
+        for prompt in self._dispatcher.died(replica):
             self._growing.remove([prompt.request_id])
             self._given_up.append(_failed(prompt, replica, reason))
         connection = None
-        if given_up or replica not in self._unproven:
-            self._unproven.add(replica)
+        self._fruitless_deaths[replica] += 1
+        if self._fruitless_deaths[replica] < MAX_FRUITLESS_DEATHS:
             connection = self._launcher.start_replica(replica)
         if connection is not None:
             _logger.warning("replica %d is started again: it %s", replica, reason)
