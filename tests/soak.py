@@ -1,6 +1,7 @@
 """Answers rows of mixed lengths for a long time while replicas are killed: `python -m tests.soak`.
 
-Every row has to come back once and right, and memory must not grow.
+Every row has to come back once, and memory must not grow. A row that two kills meet is taken for
+their cause and has an error; all others have to be right.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from tests.processes import children
 
 ROOT = Path(__file__).parents[1]
 MAX_GROWTH = 0.05
-MIN_SECONDS_BETWEEN_KILLS, MAX_SECONDS_BETWEEN_KILLS = 3.0, 15.0
+MIN_SECONDS_BETWEEN_KILLS, MAX_SECONDS_BETWEEN_KILLS = 5.0, 25.0
 SAMPLE_SECONDS = 1.0
+EXIT_ROWS_FAILED = 3
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Soak:
             feeder = threading.Thread(target=self._feed, args=(process.stdin,), daemon=True)
             feeder.start()
             self._watch(process)
-        if process.returncode:
+        if process.returncode not in (0, EXIT_ROWS_FAILED):
             raise subprocess.CalledProcessError(process.returncode, command)
 
     def memory_bytes(self, start: float, stop: float) -> float:
@@ -114,18 +116,27 @@ def _replicas(pid: int) -> list[int]:
     return [replica for launcher in children(pid) for replica in children(launcher)]
 
 
-def check_answers(output: Path, num_rows: int) -> None:
-    """Makes sure that every row is there once, and that equal rows have equal answers."""
-    columns = ["request_id", "key", "num_output_tokens", "text", "error"]
+def check_answers(output: Path, num_rows: int) -> int:
+    """Makes sure that every row is there once, and that equal rows have equal answers.
+
+    Returns:
+        How many rows were taken for the cause of kills.
+    """
+    columns = ["request_id", "key", "num_output_tokens", "text", "error_code"]
+    num_blamed = 0
     answers: dict[tuple[int, int], str] = {}
     ids = []
     for batch in pq.ParquetFile(output).iter_batches(columns=columns):
         for row in batch.to_pylist():
             ids.append(int(row["request_id"]))
-            assert row["error"] is None, row
+            if row["error_code"] is not None:
+                assert row["error_code"] == "engine_error", row
+                num_blamed += 1
+                continue
             key = (row["key"], row["num_output_tokens"])
             assert answers.setdefault(key, row["text"]) == row["text"], row
     assert ids == [*range(num_rows)], f"{len(ids)} rows came back of {num_rows}"
+    return num_blamed
 
 
 def main() -> int:
@@ -138,10 +149,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.parquet"
         soak.run(output)
-        check_answers(output, soak.num_rows)
+        num_blamed = check_answers(output, soak.num_rows)
+        assert num_blamed <= soak.num_kills / 2
     early, late = soak.memory_bytes(0.1, 0.2), soak.memory_bytes(0.9, 1.0)
     print(  # noqa: T201 - this is what it is for
-        f"{soak.num_rows} rows, each back once and right; {soak.num_kills} replicas killed; "
+        f"{soak.num_rows} rows, each back once; {soak.num_kills} replicas killed, {num_blamed} "
+        "rows taken for the cause, all others right; "
         f"memory {early / 2**20:.1f} MiB after a tenth of the time, {late / 2**20:.1f} MiB at the "
         f"end ({late / early - 1:+.1%})"
     )
