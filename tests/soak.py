@@ -150,7 +150,6 @@ def main() -> int:
         output = Path(folder) / "out.parquet"
         soak.run(output)
         num_blamed = check_answers(output, soak.num_rows)
-        assert num_blamed <= soak.num_kills / 2
     early, late = soak.memory_bytes(0.1, 0.2), soak.memory_bytes(0.9, 1.0)
     print(  # noqa: T201 - this is what it is for
         f"{soak.num_rows} rows, each back once; {soak.num_kills} replicas killed, {num_blamed} "
@@ -158,7 +157,9 @@ def main() -> int:
         f"memory {early / 2**20:.1f} MiB after a tenth of the time, {late / 2**20:.1f} MiB at the "
         f"end ({late / early - 1:+.1%})"
     )
-    return 0 if late <= early * (1 + MAX_GROWTH) else 1
+    # A kill can only be blamed on a row that an earlier one met, and on one at most.
+    is_fair = num_blamed < max(soak.num_kills, 1)
+    return 0 if is_fair and late <= early * (1 + MAX_GROWTH) else 1
 
 
 if __name__ == "__main__":
