@@ -18,6 +18,7 @@ from furiosa_llm.errors import (
     FuriosaLLMError,
     ModelLoadError,
     RunStoppedError,
+    TooManyErrorsError,
 )
 from furiosa_llm_cli.commands.bench import bench
 from furiosa_llm_cli.commands.build import build
@@ -32,6 +33,7 @@ _EXIT_STOPPED = 75
 # A RequestError is not among them: it becomes a row. One that comes here is a bug.
 _EXIT_CODES: dict[type[FuriosaLLMError], int] = {
     ConfigError: 2,
+    TooManyErrorsError: 3,
     DatasetError: 4,
     ModelLoadError: 5,
     EngineError: 6,

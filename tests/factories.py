@@ -33,12 +33,14 @@ def make_request(
     max_tokens: int = 4,
     prompt: Sequence[int] | None = None,
     params: SamplingParams | None = None,
+    timeout_seconds: float | None = None,
 ) -> Request:
     return Request(
         request_id=request_id,
         prompt_token_ids=list(range(100, 100 + num_prompt_tokens)) if prompt is None else prompt,
         sampling_params=params or SamplingParams(max_tokens=max_tokens, temperature=0),
         max_tokens=max_tokens,
+        timeout_seconds=timeout_seconds,
     )
 
 

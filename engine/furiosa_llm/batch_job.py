@@ -18,20 +18,28 @@ from furiosa_llm.batch_summary import BatchSummary, Progress, Tally
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.answer import AnswerRow, answer_of, error_answer
 from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.dataset.failed_rows import FailedRowsWriter
 from furiosa_llm.dataset.manifest import Manifest
 from furiosa_llm.dataset.reader import RowSource, open_input
-from furiosa_llm.dataset.record import PromptRecord
+from furiosa_llm.dataset.record import PromptRecord, RawRow
 from furiosa_llm.dataset.row_estimate import estimate_num_rows
 from furiosa_llm.dataset.run_start import Resume
 from furiosa_llm.dataset.status_file import StatusFile
 from furiosa_llm.dataset.step_stats import StepStatsWriter
-from furiosa_llm.dataset.target import check_output, check_side_file
+from furiosa_llm.dataset.target import OutputTarget, check_output, check_side_files
 from furiosa_llm.dataset.writer import (
     DEFAULT_ROWS_PER_PART,
     DEFAULT_SECONDS_PER_PART,
     AnswerWriter,
 )
-from furiosa_llm.errors import ConfigError, DatasetError, RequestError, RunStoppedError
+from furiosa_llm.error_limit import ErrorLimit
+from furiosa_llm.errors import (
+    ConfigError,
+    DatasetError,
+    RequestError,
+    RunStoppedError,
+    TooManyErrorsError,
+)
 from furiosa_llm.interrupts import GracefulStop
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.prompt_feed import FailedRow, PromptFeed, ReadyRow
@@ -60,6 +68,9 @@ class BatchJob:
         deadline_seconds: Time after which the run is over, done or not.
         columns: Which columns hold the prompt and the parameters.
         step_stats: Parquet file for the account of each engine step.
+        failed_rows: JSON lines file for the rows that failed, as they were given.
+        row_timeout_seconds: Longest time from a row's first step to its end.
+        max_errors: Rows that may fail before the batch ends early; all of them if None.
         expected_column: Column that holds the right answer; answers are counted against it.
         num_examples: Answers to keep for a preview.
     """
@@ -77,6 +88,9 @@ class BatchJob:
     deadline_seconds: float | None = None
     columns: ColumnMapping = field(default_factory=ColumnMapping)
     step_stats: Path | None = None
+    failed_rows: Path | None = None
+    row_timeout_seconds: float | None = None
+    max_errors: ErrorLimit | None = None
     expected_column: str | None = None
     num_examples: int = 0
 
@@ -98,6 +112,7 @@ def run_batch_job(
         DatasetError: The input cannot be read or the output cannot be written.
         ModelLoadError: The model cannot be loaded.
         RunStoppedError: A signal or the deadline ended it early.
+        TooManyErrorsError: More rows failed than `max_errors`.
     """
     # Here already, so that the manifest tells what an artifact decided.
     job = dataclasses.replace(job, engine_args=resolve_engine_args(job.engine_args))
@@ -113,6 +128,8 @@ class _Batch:
         self._tally = Tally(expected_column=job.expected_column, num_examples=job.num_examples)
         self._pending: dict[str, PromptRecord] = {}  # by row index, the engine's request id
         self._previews: dict[int, str] = {}
+        self._sources: dict[int, RawRow] = {}  # of unfinished rows, where failed ones are written
+        self._failed_rows: FailedRowsWriter | None = None
         self._num_rows: int | None = None
         self._placement = ""
         self._is_stopping = False
@@ -124,8 +141,8 @@ class _Batch:
         source = open_input(job.input)
         may_exist = job.overwrite or job.resume
         target = check_output(job.output, source.paths, overwrite=may_exist)
-        if job.step_stats is not None:
-            check_side_file(job.step_stats, source.paths, target, overwrite=may_exist)
+        side_files = {"--step-stats": job.step_stats, "--failed-rows": job.failed_rows}
+        check_side_files(side_files, source.paths, target, overwrite=may_exist)
         with AnswerWriter(
             job.output,
             manifest=_manifest(job, source),
@@ -223,8 +240,11 @@ class _Batch:
                     columns=job.columns,
                     defaults=params,
                     num_previews=job.num_examples,
+                    keeps_sources=job.failed_rows is not None,
                 )
             )
+            if job.failed_rows is not None:
+                self._failed_rows = stack.enter_context(FailedRowsWriter(job.failed_rows))
             step_stats = None
             if job.step_stats is not None:
                 step_stats = stack.enter_context(StepStatsWriter(job.step_stats))
@@ -232,6 +252,7 @@ class _Batch:
                 if stop.reason is None:
                     for answer, preview in self._fill(engine, feed):
                         self._keep(writer, answer, preview)
+                        self._check_errors()
                 elif not self._winds_down(engine, stop):
                     break
                 writer.checkpoint()
@@ -249,6 +270,7 @@ class _Batch:
         for output in engine.step():
             answer = answer_of(self._pending.pop(output.request_id), output)
             self._keep(writer, answer, self._previews.pop(answer.row_index, ""))
+        self._check_errors()
         for step in engine.last_steps:
             self._tally.add_step(step)
             if step_stats is not None:
@@ -269,6 +291,20 @@ class _Batch:
     def _keep(self, writer: AnswerWriter, answer: AnswerRow, preview: str) -> None:
         self._tally.add_row(answer, preview)
         writer.write(answer)
+        source = self._sources.pop(answer.row_index, None)
+        if source is not None and self._failed_rows is not None and answer.error_code is not None:
+            self._failed_rows.write(source)
+
+    def _check_errors(self) -> None:
+        """Ends the batch when more rows have failed than may."""
+        limit = self._job.max_errors
+        num_failed, num_done = self._tally.num_failed, self._tally.num_rows
+        if limit is not None and limit.stops(num_failed=num_failed, num_done=num_done):
+            raise TooManyErrorsError(
+                f"stopped early: {num_failed} of {num_done} rows failed, more than --max-errors "
+                f"{limit}; the output is not complete, the rows finished so far are in "
+                f"{OutputTarget.of(self._job.output).parts_folder}"
+            )
 
     def _fill(self, engine: LLMEngine, feed: PromptFeed) -> Iterator[tuple[AnswerRow, str]]:
         """Hands rows to the engine while it has room. Yields those that cannot be answered."""
@@ -278,6 +314,8 @@ class _Batch:
             if not rows:
                 return
             for row in rows:
+                if row.source is not None:
+                    self._sources[row.row_index] = row.source
                 error = row.error if isinstance(row, FailedRow) else self._try_add(engine, row)
                 if error is not None:
                     where = row if isinstance(row, FailedRow) else row.record
@@ -315,7 +353,12 @@ class _Batch:
         request_id = str(row.record.row_index)
         prompt = {"prompt_token_ids": row.token_ids}
         try:
-            engine.add_request(request_id, prompt, row.record.sampling_params)
+            engine.add_request(
+                request_id,
+                prompt,
+                row.record.sampling_params,
+                timeout_seconds=self._job.row_timeout_seconds,
+            )
         except RequestError as error:
             return error
         self._pending[request_id] = row.record
@@ -374,6 +417,8 @@ def _notes(job: BatchJob, tally: Tally, renamed: Mapping[str, str]) -> tuple[str
     ]
     if job.expected_column is not None and tally.num_rows and not tally.num_expected:
         notes.append(f"no row has the expected column {job.expected_column!r}")
+    if job.failed_rows is not None and tally.num_failed:
+        notes.append(f"the failed rows are in {job.failed_rows}, which can be an --input")
     return tuple(notes)
 
 

@@ -15,7 +15,8 @@ from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.library_imports import Loading, loading_libraries
-from furiosa_llm.machine_limits import count_gpus, free_memory_bytes
+from furiosa_llm.machine_limits import count_gpus
+from furiosa_llm.memory_limits import free_memory_bytes
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Launch

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from furiosa_llm.bisection import Bisection, reason_of
 from furiosa_llm.engine_limits import EngineLimits
-from furiosa_llm.errors import EngineError
+from furiosa_llm.errors import EngineError, RequestTimeoutError
 from furiosa_llm.execution.random_draws import stream_seed
 from furiosa_llm.output_processor import OutputProcessor
 from furiosa_llm.outputs import RequestOutput, StepStats
@@ -17,6 +20,8 @@ from furiosa_llm.request import FinishReason, Request, RequestStatus, TokenizedP
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from furiosa_llm.scheduling.scheduler import Scheduler
 from furiosa_llm.tokenization import Tokenizer
+
+_logger = logging.getLogger(__name__)
 
 
 class StepExecutor(Protocol):
@@ -26,7 +31,10 @@ class StepExecutor(Protocol):
         """Queues a step."""
 
     def collect(self) -> StepResult:
-        """Waits for the oldest step and returns its result."""
+        """Waits for the oldest step and returns its result, or raises what the model raised.
+
+        An EngineError says that no other step will run, either.
+        """
 
     def close(self) -> None:
         """Ends what runs the steps."""
@@ -42,6 +50,9 @@ class EngineCore:
     """Takes tokenized prompts in, runs steps, hands answers out.
 
     Up to `npu_queue_limit` steps are in flight: while the device runs one, the next is scheduled.
+
+    A request that a step fails of, and one whose scores are not finite, ends with an error; the
+    others go on. What depends on a failed step is computed again.
     """
 
     def __init__(
@@ -81,6 +92,7 @@ class EngineCore:
         self._replica = replica
         self._start_time = time.monotonic() if start_time is None else start_time
         self._in_flight: deque[_StepInFlight] = deque()
+        self._suspects: set[int] = set()  # requests of a failed step, until they have a new token
         self._num_requests = 0
         self._num_steps = 0
 
@@ -116,6 +128,7 @@ class EngineCore:
                 index=index,
                 sampling_seed=self._stream_seed(prompt, index),
                 arrival_time=prompt.arrival_time,
+                timeout_seconds=prompt.timeout_seconds,
             )
             self._scheduler.add(request)  # refuses all or none: they are of one length
             requests.append(request)
@@ -136,43 +149,52 @@ class EngineCore:
         for name in request_ids:
             if name in self._outputs:
                 for request in self._outputs.remove(name):
+                    self._suspects.discard(request.request_id)
                     self._scheduler.finish(request, FinishReason.CANCELLED)
 
     def step(self) -> list[RequestOutput]:
         """Books the oldest step in flight, once there are as many as there may be.
 
         Raises:
-            EngineError: The model cannot run the step; the engine is of no use any more.
+            EngineError: The model can run no step any more; the engine is of no use.
 
         Returns:
             Outputs of the prompts that have new tokens, as their `output_kind` asks for; an
-            empty list when nothing is unfinished.
+            empty list when nothing is unfinished, or when a step has to be run again.
         """
         self.last_steps = []
         self._submit_steps()
         if not self._in_flight:
             return []
         oldest = self._in_flight.popleft()
-        result = self._collect()
+        result = self._collect(oldest.step)
+        if result is None:
+            return []
+        has_failures = bool(result.failures)
+        if has_failures:
+            result = self._scheduler.screen(oldest.step, result)
         changed = self._scheduler.update(oldest.step, result)
+        if has_failures:
+            self._drop_steps_in_flight()
+        self._suspects.difference_update(request.request_id for request in changed)
         self._outputs.read_prompts(result.prompt_logprobs)
-        for request in changed:
-            failure = result.failures.get(request.request_id)
-            if failure is not None:
-                self._scheduler.finish(request, FinishReason.ERROR, failure)
+        sampled = [request for request in changed if request.error is None]
+        for request in sampled:
             stop_string = self._outputs.read(request, result.logprobs.get(request.request_id))
             if stop_string is not None:
                 self._scheduler.finish(request, FinishReason.STOP, stop_string)
-        self.last_steps = [self._stats(oldest, result, num_sampled_tokens=len(changed))]
+        self.last_steps = [self._stats(oldest, result, num_sampled_tokens=len(sampled))]
         self._num_steps += 1
-        return self._outputs.outputs(changed)
+        return self._outputs.outputs(changed + self._cancel_overdue())
 
     def close(self) -> None:
         """Ends the threads that run steps."""
         self._executor.close()
 
     def _submit_steps(self) -> None:
-        while len(self._in_flight) < self.limits.scheduler_config.npu_queue_limit:
+        # A step that may fail is alone, so that its parts can be run again.
+        limit = 1 if self._suspects else self.limits.scheduler_config.npu_queue_limit
+        while len(self._in_flight) < limit:
             start = time.monotonic()
             step = self._scheduler.schedule()
             if not step.requests:
@@ -180,12 +202,62 @@ class EngineCore:
             self._in_flight.append(_StepInFlight(step, time.monotonic() - start))
             self._executor.submit(step)
 
-    def _collect(self) -> StepResult:
+    def _collect(self, step: SchedulerOutput) -> StepResult | None:
+        """Waits for the oldest step; of one that fails, for the parts that do not.
+
+        Returns:
+            Its result; None if it has to be scheduled again, as steps that build on each other
+            cannot be taken apart.
+        """
         try:
             return self._executor.collect()
-        except (RuntimeError, MemoryError) as error:
-            reason = str(error).strip() or type(error).__name__
+        except EngineError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
+            is_alone = self._suspects or self.limits.scheduler_config.npu_queue_limit == 1
+            if is_alone:
+                return self._run_in_parts(step, error)
+            self._suspects = {share.request_id for share in step.requests}
+        self._scheduler.drop(step)
+        self._drop_steps_in_flight()
+        return None
+
+    def _run_in_parts(self, step: SchedulerOutput, error: Exception) -> StepResult:
+        _logger.debug("step %d failed and is run in parts: %s", self._num_steps, reason_of(error))
+        self._suspects.clear()
+        bisection = Bisection(
+            step,
+            self._run,
+            block_size=self.limits.cache_config.block_size,
+            harmless_token_id=min(self.limits.model_info.eos_token_ids, default=0),
+        )
+        try:
+            return bisection.result(error)
+        except EngineError as reason:
             raise EngineError(f"step {self._num_steps} failed: {reason}") from error
+
+    def _run(self, step: SchedulerOutput) -> StepResult:
+        self._executor.submit(step)
+        return self._executor.collect()
+
+    def _drop_steps_in_flight(self) -> None:
+        """Waits for what the device still runs, and lets it be computed again."""
+        for later in self._in_flight:
+            with contextlib.suppress(Exception):  # it may build on a step that has failed
+                self._executor.collect()
+            self._scheduler.drop(later.step)
+        self._in_flight.clear()
+
+    def _cancel_overdue(self) -> list[Request]:
+        """Ends every answer to a prompt that has taken longer than it may."""
+        cancelled = []
+        for overdue in self._scheduler.take_overdue():
+            error = RequestTimeoutError(f"not answered within {overdue.timeout_seconds:g} s")
+            for request in self._outputs.unfinished_of(overdue.group_id):
+                self._suspects.discard(request.request_id)
+                self._scheduler.finish(request, FinishReason.CANCELLED, error=error)
+                cancelled.append(request)
+        return cancelled
 
     def _stream_seed(self, prompt: TokenizedPrompt, index: int) -> int:
         params = prompt.sampling_params

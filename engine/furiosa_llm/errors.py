@@ -9,9 +9,13 @@
     │   ├── InvalidParamsError     its sampling parameters make no sense
     │   ├── PromptTooLongError     prompt and answer exceed the context
     │   ├── NeverFitsError         prompt and answer exceed the whole KV cache
-    │   └── PromptFailedError      the engine breaks wherever the prompt is tried
+    │   ├── PromptFailedError      the engine breaks wherever the prompt is tried
+    │   ├── NonFiniteLogitsError   the model gives it scores that are no numbers
+    │   ├── StructureFailedError   the form of its answer is too complex
+    │   └── RequestTimeoutError    it takes longer than it may
     ├── EngineError                the run cannot go on
-    └── RunStoppedError            the run was told to stop before its end
+    ├── RunStoppedError            the run was told to stop before its end
+    └── TooManyErrorsError         more rows failed than may
 
 A `RequestError` ends one request: a batch writes it as an error row and goes on.
 Every other error ends the run. A broken invariant is a bug and raises `AssertionError`.
@@ -44,6 +48,10 @@ class EngineError(FuriosaLLMError):
 
 class RunStoppedError(FuriosaLLMError):
     """A signal or the deadline ended a run; what is finished is kept, and it can go on."""
+
+
+class TooManyErrorsError(FuriosaLLMError):
+    """More rows failed than may; those that are finished are kept, and the run can go on."""
 
 
 class RequestError(FuriosaLLMError, ValueError):
@@ -104,3 +112,21 @@ class PromptFailedError(RequestError):
     """The engine broke every time that it tried to answer a prompt."""
 
     code: ClassVar[str] = "engine_error"
+
+
+class NonFiniteLogitsError(RequestError):
+    """The model's scores of the next token are NaN, infinite, or all minus infinity."""
+
+    code: ClassVar[str] = "non_finite_logits"
+
+
+class StructureFailedError(RequestError):
+    """The form that an answer is to have turned out too complex along the way."""
+
+    code: ClassVar[str] = "structure_failed"
+
+
+class RequestTimeoutError(RequestError):
+    """A request was not answered in the time that it may take; what there is of it is kept."""
+
+    code: ClassVar[str] = "timeout"

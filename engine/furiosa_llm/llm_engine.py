@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 
@@ -92,7 +93,14 @@ class LLMEngine:
         """Tells whether `step` has anything to do."""
         return self.num_unfinished_requests > 0
 
-    def add_request(self, request_id: str, prompt: Prompt, sampling_params: SamplingParams) -> None:
+    def add_request(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> None:
         """Takes a prompt in. Its answer comes from a later `step`.
 
         Args:
@@ -101,6 +109,8 @@ class LLMEngine:
                 tokenized with the special tokens that the tokenizer adds by itself. Given
                 beside token ids, it only stands in the outputs.
             sampling_params: How to choose the tokens and when to stop.
+            timeout_seconds: Longest time from its first step to its end. Then it is cancelled,
+                with a RequestTimeoutError and the tokens that it has.
 
         Raises:
             ValueError: The id is no string or is in use; or, as a RequestError, the prompt is
@@ -114,9 +124,8 @@ class LLMEngine:
             raise ValueError(f"request_id must be a string, got {request_id!r}")
         if request_id in self._core:
             raise ValueError(f"request_id {request_id!r} belongs to an unfinished request")
-        self._core.add(
-            self._intake.take(request_id, prompt, sampling_params, arrival_time=self._clock())
-        )
+        taken = self._intake.take(request_id, prompt, sampling_params, arrival_time=self._clock())
+        self._core.add(dataclasses.replace(taken, timeout_seconds=timeout_seconds))
 
     def check_request(self, prompt: Prompt, sampling_params: SamplingParams) -> Prompt:
         """Finds out whether a prompt can be answered, without taking it in.

@@ -50,6 +50,10 @@ class OutputProcessor:
             self._texts.pop(request.request_id, None)
         return requests
 
+    def unfinished_of(self, request_id: str) -> list[Request]:
+        """Returns the requests of a prompt whose answers are not complete."""
+        return [each for each in self._requests.get(request_id, ()) if not each.is_finished]
+
     def read_prompts(self, scored: Mapping[int, Sequence[TokenLogprobs]]) -> None:
         """Reads the log probabilities of prompt tokens, by request."""
         self._logprobs.read_prompts(scored)
@@ -97,6 +101,7 @@ class OutputProcessor:
             metrics=_metrics(requests),
             replica=self._replica,
             prompt_logprobs=self._logprobs.prompt(first, is_delta=_is_delta(first)),
+            error=next((each.error for each in returned if each.error is not None), None),
         )
 
     def _best(self, requests: Sequence[Request]) -> list[Request]:
@@ -106,8 +111,7 @@ class OutputProcessor:
         """
 
         def rank(request: Request) -> tuple[bool, float]:
-            has_failed = request.finish_reason is FinishReason.ERROR
-            return has_failed, -(self._logprobs.cumulative_logprob(request) or 0.0)
+            return request.error is not None, -(self._logprobs.cumulative_logprob(request) or 0.0)
 
         return sorted(requests, key=rank)[: requests[0].sampling_params.n]
 
@@ -190,12 +194,17 @@ def _metrics(requests: Sequence[Request]) -> RequestMetrics:
     arrival = requests[0].arrival_time
     accounts = [request.account for request in requests if request.account is not None]
     answered = [a.first_token_time for a in accounts if a.first_token_time is not None]
+    spans = [
+        account.finish_time - account.first_token_time
+        for account in accounts
+        if account.finish_time is not None and account.first_token_time is not None
+    ]
     finished = [a.finish_time for a in accounts if a.finish_time is not None]
-    is_complete = len(finished) == len(requests)
+    is_complete = bool(finished) and all(request.is_finished for request in requests)
     num_further_tokens = sum(max(request.num_output_tokens - 1, 0) for request in requests)
     tpot_s = None
     if is_complete and num_further_tokens:
-        tpot_s = (sum(finished) - sum(answered)) / num_further_tokens
+        tpot_s = sum(spans) / num_further_tokens
     return RequestMetrics(
         queue_s=min(a.start_time for a in accounts) - arrival if accounts else None,
         ttft_s=min(answered) - arrival if answered else None,

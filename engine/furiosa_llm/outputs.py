@@ -63,9 +63,8 @@ class CompletionOutput:
         index: Which of the n answers it is, from 0; its rank where `best_of` ranks them.
         text: The answer, or what is new of it (`RequestOutputKind.DELTA`).
         token_ids: Its tokens; a stop token that ended it is the last of them.
-        finish_reason: `stop`, `length`, `error`, or None while it grows.
-        stop_reason: The stop string or stop token that ended it; None for the model's own end. Of
-            an error, what it was.
+        finish_reason: `stop`, `length`, `error`, `cancelled`, or None while it grows.
+        stop_reason: The stop string or stop token that ended it; None for the model's own end.
         cumulative_logprob: Sum of the log probabilities of all its tokens so far; None unless
             `logprobs` or `best_of` asks for it.
         logprobs: For each of its tokens (or the new ones), what `logprobs` asks for.
@@ -97,7 +96,8 @@ class RequestOutput:
             does not return.
         metrics: Its cost so far.
         replica: The data-parallel replica that ran it.
-        error: Why there is no answer, where replicas died of it; `outputs` is empty then.
+        error: Why an answer failed. `outputs` has what there is of it; where replicas died of the
+            prompt, it is empty.
     """
 
     request_id: str

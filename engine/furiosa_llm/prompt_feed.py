@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.dataset.record import PromptRecord, RawRow, identify, parse_row
@@ -28,6 +28,12 @@ class ReadyRow:
     record: PromptRecord
     token_ids: Sequence[int]
     preview: str
+    source: RawRow | None = None  # where it is asked for
+
+    @property
+    def row_index(self) -> int:
+        """Position in the input, from 0."""
+        return self.record.row_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class FailedRow:
     carried: Mapping[str, object]
     error: RequestError
     preview: str
+    source: RawRow | None = None  # where it is asked for
 
 
 FeedRow = ReadyRow | FailedRow
@@ -59,13 +66,24 @@ class PromptFeed:
         columns: ColumnMapping,
         defaults: SamplingParams,
         num_previews: int = 0,
+        keeps_sources: bool = False,
     ) -> None:
-        """Prepares to read `rows`; the first `num_previews` keep the start of their prompt."""
+        """Prepares to read rows.
+
+        Args:
+            rows: In input order.
+            tokenizer: Of the model.
+            columns: What the columns mean.
+            defaults: The parameters of a row that brings none.
+            num_previews: So many of the first rows keep the start of their prompt.
+            keeps_sources: Whether rows come with what they were read from.
+        """
         self._rows = iter(rows)
         self._tokenizer = tokenizer
         self._columns = columns
         self._defaults = defaults
         self._num_previews = num_previews
+        self._keeps_sources = keeps_sources
         # Many rows with parameters of their own have the same ones: keep each set once.
         self._shared_params: dict[SamplingParams, SamplingParams] = {}
         self._queue: queue.Queue[list[FeedRow] | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
@@ -106,7 +124,7 @@ class PromptFeed:
     def _run(self) -> None:
         try:
             while rows := list(itertools.islice(self._rows, _ROWS_PER_BATCH)):
-                if not self._put(list(self._prepare(rows))):
+                if not self._put(self._with_sources(list(self._prepare(rows)), rows)):
                     return
             self._put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where the rows are taken
@@ -139,6 +157,12 @@ class PromptFeed:
             else:
                 assert entry.prompt_token_ids is not None
                 yield self._ready(entry, entry.prompt_token_ids)
+
+    def _with_sources(self, prepared: list[FeedRow], rows: list[RawRow]) -> list[FeedRow]:
+        if not self._keeps_sources:
+            return prepared
+        pairs = zip(prepared, rows, strict=True)
+        return [replace(entry, source=row) for entry, row in pairs]
 
     def _parse(self, row: RawRow) -> PromptRecord | FailedRow:
         try:

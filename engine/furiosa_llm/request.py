@@ -6,6 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from furiosa_llm.errors import RequestError
 from furiosa_llm.sampling_params import SamplingParams
 
 PENDING_TOKEN_ID = -1  # stands for a token that a step in flight is choosing
@@ -24,7 +25,7 @@ class FinishReason(enum.StrEnum):
 
     STOP = "stop"  # end of sequence, a stop token or a stop string
     LENGTH = "length"  # max_tokens
-    ERROR = "error"  # what it asks for turned out to be impossible
+    ERROR = "error"  # it cannot be answered, or not to the end
     CANCELLED = "cancelled"
 
 
@@ -39,6 +40,7 @@ class TokenizedPrompt:
         sampling_params: How to answer.
         max_tokens: Most tokens of an answer, decided.
         arrival_time: By the engine's clock.
+        timeout_seconds: Longest time from its first step to its end, if there is a limit.
     """
 
     request_id: str
@@ -47,6 +49,7 @@ class TokenizedPrompt:
     sampling_params: SamplingParams
     max_tokens: int
     arrival_time: float
+    timeout_seconds: float | None = None
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -86,11 +89,14 @@ class Request:
     index: int = 0  # which of the prompt's n answers it is
     sampling_seed: int = 0  # 64 bits; the stream that its random draws come from
     arrival_time: float = 0.0
+    timeout_seconds: float | None = None  # from its first step to its end
 
     output_token_ids: list[int] = field(default_factory=list)
     status: RequestStatus = RequestStatus.WAITING
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
+    error: RequestError | None = None  # why it failed
+    is_isolated: bool = False  # takes no block that another request has computed
 
     # Leading tokens whose keys and values are in the cache once the steps in flight are done.
     num_computed_tokens: int = 0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from furiosa_llm.errors import RequestError
 from furiosa_llm.sampling_params import SamplingParams
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +144,7 @@ class StepResult:
         sample_seconds: Duration of choosing the tokens.
         logprobs: Log probabilities of the new tokens, where they are asked for.
         prompt_logprobs: Those of the prompt tokens that the step scored, in order.
-        failures: Requests that cannot go on, and why; their new token ends them.
+        failures: Requests that cannot go on, and why. They get no token.
     """
 
     token_ids: dict[int, int]
@@ -148,4 +152,18 @@ class StepResult:
     sample_seconds: float = 0.0
     logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)
     prompt_logprobs: Mapping[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
-    failures: Mapping[int, str] = field(default_factory=dict)
+    failures: Mapping[int, RequestError] = field(default_factory=dict)
+
+    def without(self, request_ids: Container[int]) -> StepResult:
+        """Returns the result as if the step had not held these requests."""
+
+        def others(found: Mapping[int, _T]) -> dict[int, _T]:
+            return {name: each for name, each in found.items() if name not in request_ids}
+
+        return replace(
+            self,
+            token_ids=others(self.token_ids),
+            logprobs=others(self.logprobs),
+            prompt_logprobs=others(self.prompt_logprobs),
+            failures=others(self.failures),
+        )

@@ -10,6 +10,7 @@ import click
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.error_limit import MIN_ROWS, ErrorLimit
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm_cli.command import DISPLAY, INPUT_AND_OUTPUT, SectionedCommand
 from furiosa_llm_cli.display import choose_display
@@ -22,7 +23,7 @@ from furiosa_llm_cli.options import (
     option,
     sampling_options,
 )
-from furiosa_llm_cli.param_types import Checkpoint, CheckpointType, DurationType
+from furiosa_llm_cli.param_types import Checkpoint, CheckpointType, DurationType, ParsedType
 from furiosa_llm_cli.startup import leave_pandas_out, prepare_libraries
 from furiosa_llm_cli.summary import plain_summary, print_summary
 from furiosa_llm_cli.terminal import StderrConsole, is_live_terminal, say, show_logs
@@ -119,13 +120,29 @@ Examples:
     help="Parquet file to write, one row for each step of the engine.",
 )
 @option(
-    "--max-errors",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
+    "--failed-rows",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
     section=INPUT_AND_OUTPUT,
-    help="Rows that may fail while the exit code is still 0.",
+    help="JSON lines file to write, the rows that failed as they were given: an input to try "
+    "again.",
+)
+@option(
+    "--max-errors",
+    type=ParsedType(ErrorLimit.parse, "N|N%"),
+    metavar="N|N%",
+    section=INPUT_AND_OUTPUT,
+    help="Rows that may fail while the exit code is still 0; once more have failed, the run "
+    f"stops early. A share is one of the rows done so far, of at least {MIN_ROWS}.  [default: 0, "
+    "without stopping early]",
+)
+@option(
+    "--row-timeout",
+    type=DurationType(),
+    metavar="TIME",
+    section=INPUT_AND_OUTPUT,
+    help="Longest time from a row's first step to its end, such as 90s or 2m; then it fails, "
+    "with the answer so far.",
 )
 @sampling_options
 @option(
@@ -156,7 +173,9 @@ def run(
     deadline: float | None,
     expected_column: str | None,
     step_stats: Path | None,
-    max_errors: int,
+    failed_rows: Path | None,
+    max_errors: ErrorLimit | None,
+    row_timeout: float | None,
     preview: int,
 ) -> None:
     """Answer a file of prompts and write a Parquet file of answers.
@@ -189,6 +208,9 @@ def run(
             **_checkpoint(checkpoint_every),
             columns=columns,
             step_stats=step_stats,
+            failed_rows=failed_rows,
+            max_errors=max_errors,
+            row_timeout_seconds=row_timeout,
             expected_column=expected_column,
             num_examples=preview,
         )
@@ -199,7 +221,8 @@ def run(
         return
     if not verbosity.is_quiet:
         _show(summary, import_seconds + summary.import_seconds)
-    if summary.num_failed > max_errors:
+    limit = max_errors or ErrorLimit(0)
+    if limit.is_exceeded(num_failed=summary.num_failed, num_done=summary.num_rows):
         ctx.exit(_EXIT_ROWS_FAILED)
 
 

@@ -13,6 +13,7 @@ from furiosa_llm.errors import (
     EngineError,
     InvalidRowError,
     ModelLoadError,
+    TooManyErrorsError,
 )
 from tests.cli.cli_factories import REQUIRED, FakeBatch, invoke, make_progress, make_summary
 
@@ -88,13 +89,24 @@ def test_failed_rows_end_with_3_although_the_output_is_complete(batch: FakeBatch
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (3, "", "")
 
 
-@pytest.mark.parametrize(("max_errors", "exit_code"), [("1", 3), ("2", 0), ("5", 0)])
+@pytest.mark.parametrize(
+    ("max_errors", "exit_code"), [("1", 3), ("2", 0), ("5", 0), ("2%", 3), ("2.5%", 0)]
+)
 def test_as_many_rows_may_fail_as_max_errors_says(
     batch: FakeBatch, max_errors: str, exit_code: int
 ) -> None:
     batch.summary = make_summary(num_failed=2, error_counts={"invalid_row": 2})
 
     assert invoke("run", *REQUIRED, "--max-errors", max_errors).exit_code == exit_code
+
+
+def test_a_run_that_stops_at_too_many_errors_says_so_and_ends_with_3(batch: FakeBatch) -> None:
+    batch.error = TooManyErrorsError("stopped early: 3 of 9 rows failed")
+
+    outcome = invoke("run", *REQUIRED, "--max-errors", "2")
+
+    assert outcome.exit_code == 3
+    assert outcome.stderr.endswith("Error: stopped early: 3 of 9 rows failed\n")
 
 
 def test_a_run_without_failures_ends_with_0_and_a_summary(batch: FakeBatch) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.error_limit import ErrorLimit
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.structured_outputs import StructuredOutputs
 from tests.cli.cli_factories import REQUIRED, FakeBatch, invoke
@@ -25,6 +26,7 @@ def test_every_option_of_run_reaches_the_job(batch: FakeBatch) -> None:
         *("run", "-m", "m", "-i", "in.jsonl", "-o", "out/", "--overwrite"),
         *("--prompt-column", "question", "--params-column", "params"),
         *("--expected-column", "answer", "--step-stats", "steps.parquet", "--preview", "3"),
+        *("--failed-rows", "bad.jsonl", "--row-timeout", "1.5m", "--max-errors", "2.5%"),
     )
 
     job = batch.job
@@ -32,7 +34,9 @@ def test_every_option_of_run_reaches_the_job(batch: FakeBatch) -> None:
     assert (job.input, job.output, job.overwrite) == ("in.jsonl", "out/", True)
     assert job.columns == ColumnMapping(prompt_column="question", params_column="params")
     assert (job.expected_column, job.num_examples) == ("answer", 3)
-    assert job.step_stats == Path("steps.parquet")
+    assert (job.step_stats, job.failed_rows) == (Path("steps.parquet"), Path("bad.jsonl"))
+    assert job.row_timeout_seconds == 90
+    assert job.max_errors == ErrorLimit(2.5, is_percent=True)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +106,16 @@ def test_a_template_may_be_a_text_or_a_file(batch: FakeBatch, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (
+            ["--max-errors", "101%"],
+            "Invalid value for '--max-errors': '101%' is no limit; write a number of rows, or a "
+            "share such as 5%",
+        ),
+        (
+            ["--row-timeout", "soon"],
+            "Invalid value for '--row-timeout': 'soon' is not a time; write for example 30s, 5m "
+            "or 2h",
+        ),
         (
             ["--max-num-seqs", "4q"],
             "Invalid value for '--max-num-seqs': '4q' is not a size; write for example 4096, 4k, "

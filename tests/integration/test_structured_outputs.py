@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from furiosa_llm.config import EngineArgs, ModelInfo
-from furiosa_llm.errors import InvalidParamsError
+from furiosa_llm.errors import InvalidParamsError, StructureFailedError
 from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.llm_engine import LLMEngine
@@ -211,8 +211,9 @@ def test_a_grammar_that_meets_a_limit_ends_that_answer_alone(path: Path) -> None
     ambiguous = formed(grammar=f'start: some "!"\nsome: {pairs} | "a"')
     params = [ambiguous.updated({"logit_bias": {engine.tokenizer.encode("!")[0]: -100}}), PLAIN]
 
-    outputs = [output.outputs[0] for output in answer_all(engine, ["a", "b"], params)]
+    failed, answered = answer_all(engine, ["a", "b"], params)
 
-    assert outputs[0].finish_reason == "error"
-    assert "structured_outputs cannot go on: Parser Error" in str(outputs[0].stop_reason)
-    assert outputs[1].finish_reason == "length"
+    assert failed.outputs[0].finish_reason == "error"
+    assert isinstance(failed.error, StructureFailedError)
+    assert "structured_outputs cannot go on: Parser Error" in str(failed.error)
+    assert (answered.outputs[0].finish_reason, answered.error) == ("length", None)

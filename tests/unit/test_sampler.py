@@ -152,6 +152,24 @@ def test_a_forbidden_token_is_never_chosen() -> None:
     assert sample(logits, [inputs(temperature=0)] * 2, {1: forbidden}) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "params", [{"temperature": 0}, {"temperature": 0.9}, {"top_k": 3}, {"top_p": 0.8}], ids=str
+)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_row_with_a_score_that_is_no_number_has_no_token_and_harms_no_other(
+    params: dict[str, Any], bad: float
+) -> None:
+    logits = torch.cat([make_logits(seed) for seed in range(4)])
+    logits[3, :40] = float("-inf")  # as some models hide the tokens that they do not use
+    rows = [inputs(**params)] * 4
+    expected = sample(logits.clone(), rows)
+    logits[0, 17] = bad
+    logits[2] = float("-inf")
+
+    assert sample(logits, rows) == [None, expected[1], None, expected[3]]
+    assert expected[3] is not None
+
+
 def test_draws_are_uniform_and_differ_between_streams_and_positions() -> None:
     draws = [uniform(stream_seed(stream), i) for stream in range(50) for i in range(100)]
 

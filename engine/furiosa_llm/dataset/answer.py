@@ -13,7 +13,6 @@ from furiosa_llm.outputs import CompletionOutput, RequestOutput
 
 CANCELLED = "cancelled"
 ERROR = "error"
-STRUCTURE_FAILED = "structure_failed"
 
 _NO_TOKENS = array("i")
 
@@ -58,11 +57,11 @@ class AnswerRow:
 
 def answer_of(record: PromptRecord, output: RequestOutput) -> AnswerRow:
     """Joins an answer, or the reason why there is none, with the row that asked for it."""
-    if output.error is not None:
-        return error_answer(record.row_index, record.request_id, record.carried, output.error)
+    error = output.error
+    if error is not None and not output.outputs:
+        return error_answer(record.row_index, record.request_id, record.carried, error)
     first = output.outputs[0]
     metrics = output.metrics
-    has_failed = first.finish_reason == ERROR
     reason = None if first.stop_reason is None else str(first.stop_reason)
     return AnswerRow(
         row_index=record.row_index,
@@ -74,9 +73,9 @@ def answer_of(record: PromptRecord, output: RequestOutput) -> AnswerRow:
         logprobs=PackedLogprobs.of(first.logprobs),
         prompt_logprobs=PackedLogprobs.of(output.prompt_logprobs),
         finish_reason=first.finish_reason or CANCELLED,
-        stop_reason=None if has_failed else reason,
-        error_code=STRUCTURE_FAILED if has_failed else None,
-        error=reason if has_failed else None,
+        stop_reason=reason,
+        error_code=None if error is None else error.code,
+        error=None if error is None else str(error),
         num_prompt_tokens=output.num_prompt_tokens,
         num_output_tokens=output.num_output_tokens,
         num_cached_tokens=output.num_cached_tokens,

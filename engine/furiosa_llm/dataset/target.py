@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,24 +71,38 @@ def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool)
     return target
 
 
-def check_side_file(
-    path: Path, inputs: Iterable[Path], output: OutputTarget, *, overwrite: bool
+def check_side_files(
+    files: Mapping[str, Path | None],
+    inputs: Iterable[Path],
+    output: OutputTarget,
+    *,
+    overwrite: bool,
 ) -> None:
-    """Checks before a run that a file beside the output may and can be written.
+    """Checks before a run that the files beside the output may and can be written.
+
+    Args:
+        files: By option; None where it is not given.
+        inputs: The files of the input.
+        output: Where the answers go.
+        overwrite: Whether they may exist already.
 
     Raises:
-        ConfigError: It is the output or one of the inputs.
-        DatasetError: It exists already, or its folder is missing or not writable.
+        ConfigError: One is the output, one of the inputs, or another of them.
+        DatasetError: One exists already, or its folder is missing or not writable.
     """
-    if path.resolve() == output.path.resolve():
-        raise ConfigError(f"--step-stats {path} is the output, too; choose another file")
-    if any(path.resolve() == other.resolve() for other in inputs):
-        raise ConfigError(f"--step-stats {path} is an input, too; choose another file")
-    if path.is_dir():
-        raise DatasetError(f"{path} is a folder; name a file")
-    if path.exists() and not overwrite:
-        raise DatasetError(f"{path} exists already; choose another file or use --overwrite")
-    _check_parent(path.parent)
+    taken = [("the output", output.path), *(("an input", path) for path in inputs)]
+    for option, path in files.items():
+        if path is None:
+            continue
+        for what, other in taken:
+            if path.resolve() == other.resolve() or _is_same_file(path, other):
+                raise ConfigError(f"{option} {path} is {what}, too; choose another file")
+        taken.append((f"the file of {option}", path))
+        if path.is_dir():
+            raise DatasetError(f"{path} is a folder; name a file")
+        if path.exists() and not overwrite:
+            raise DatasetError(f"{path} exists already; choose another file or use --overwrite")
+        _check_parent(path.parent)
 
 
 def _check_input(path: Path, target: OutputTarget) -> None:

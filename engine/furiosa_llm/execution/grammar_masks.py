@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from furiosa_llm.errors import RequestError, StructureFailedError
 from furiosa_llm.execution.grammars import Grammars, Matcher
 from furiosa_llm.scheduler_output import SamplingInputs
 from furiosa_llm.structured_outputs import StructuredOutputs
@@ -39,7 +40,7 @@ class GrammarMasks:
 
     def masks(
         self, request_ids: Sequence[int], inputs: Sequence[SamplingInputs]
-    ) -> tuple[dict[int, torch.Tensor], dict[int, str]]:
+    ) -> tuple[dict[int, torch.Tensor], dict[int, RequestError]]:
         """Finds what each row must not choose.
 
         Returns:
@@ -47,7 +48,7 @@ class GrammarMasks:
             has met a limit, and only the end of the sequence is left.
         """
         forbidden: dict[int, torch.Tensor] = {}
-        failures: dict[int, str] = {}
+        failures: dict[int, RequestError] = {}
         for row, (request_id, entry) in enumerate(zip(request_ids, inputs, strict=True)):
             structure = entry.params.structured_outputs
             if structure is None:
@@ -56,7 +57,9 @@ class GrammarMasks:
             forbidden[row] = self._forbidden(matcher)
             if matcher.is_error():
                 reason = " ".join(matcher.get_error().split())
-                failures[request_id] = f"structured_outputs cannot go on: {reason[:200]}"
+                failures[request_id] = StructureFailedError(
+                    f"structured_outputs cannot go on: {reason[:200]}"
+                )
         while len(self._places) > max(self._max_kept, len(forbidden)):
             self._places.popitem(last=False)
         return forbidden, failures

@@ -8,11 +8,12 @@ import torch
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
-from furiosa_llm.machine_limits import free_memory_bytes
+from furiosa_llm.memory_limits import free_memory_bytes
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 
 CACHE_ITEM_BYTES = 4  # float32
 CPU_MEMORY_SHARE = 0.5  # of what is available once the model is loaded
+HEADROOM_BYTES = 2**28  # for what a step computes, and the answers
 
 
 def block_bytes(shapes: Sequence[LayerShape], block_size: int) -> int:
@@ -35,19 +36,21 @@ def choose_num_blocks(
     """
     size = block_bytes(shapes, args.paged_attention_block_size)
     num_given = args.paged_attention_num_blocks
+    usable_bytes = max(available_bytes - HEADROOM_BYTES, 0)
     if num_given is not None:
-        if num_given * size > available_bytes:
+        if num_given * size > usable_bytes:
             raise ConfigError(
                 f"paged_attention_num_blocks ({num_given}) needs {_gib(num_given * size)}, but "
-                f"{_gib(available_bytes)} of memory are free; at most "
-                f"{available_bytes // size} blocks fit"
+                f"{_gib(available_bytes)} of memory are free, {_gib(HEADROOM_BYTES)} of them for "
+                f"what each step computes; at most {usable_bytes // size} blocks fit"
             )
         return num_given
-    num_fitting = int(available_bytes * CPU_MEMORY_SHARE) // size
+    num_fitting = int(usable_bytes * CPU_MEMORY_SHARE) // size
     if num_fitting < 1:
         raise ConfigError(
             f"one KV-cache block takes {_gib(size)}, but only {_gib(available_bytes)} of memory "
-            "are free; lower --paged-attention-block-size or free some memory"
+            f"are free, {_gib(HEADROOM_BYTES)} of them for what each step computes; lower "
+            "--paged-attention-block-size or free some memory"
         )
     num_blocks_of_longest = -(-max_model_len // args.paged_attention_block_size)
     return min(num_fitting, num_blocks_of_longest * max_num_seqs)
@@ -56,11 +59,24 @@ def choose_num_blocks(
 def allocate(
     shapes: Sequence[LayerShape], *, num_blocks: int, block_size: int, device: torch.device
 ) -> list[LayerCache]:
-    """Reserves the cache of every layer."""
-    return [
-        LayerCache.allocate(shape, num_blocks=num_blocks, block_size=block_size, device=device)
-        for shape in shapes
-    ]
+    """Reserves the cache of every layer.
+
+    Raises:
+        ConfigError: There is no memory for it.
+    """
+    try:
+        return [
+            LayerCache.allocate(shape, num_blocks=num_blocks, block_size=block_size, device=device)
+            for shape in shapes
+        ]
+    except (MemoryError, RuntimeError) as error:  # of numpy, of torch
+        size = block_bytes(shapes, block_size)
+        usable_bytes = max(available_memory_bytes(device) - HEADROOM_BYTES, 0)
+        num_fitting = min(usable_bytes // size, num_blocks // 2)  # what is free may not be told
+        raise ConfigError(
+            f"there is no memory for {num_blocks} KV-cache blocks ({_gib(num_blocks * size)}); "
+            f"about {num_fitting} fit: lower --paged-attention-num-blocks"
+        ) from error
 
 
 def available_memory_bytes(device: torch.device) -> int:

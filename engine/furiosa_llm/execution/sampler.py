@@ -15,7 +15,7 @@ def sample(
     logits: torch.Tensor,
     inputs: Sequence[SamplingInputs],
     forbidden: Mapping[int, torch.Tensor] | None = None,
-) -> list[int]:
+) -> list[int | None]:
     """Chooses one token per row.
 
     A row's token depends on its own logits and inputs alone. The filters apply in the order of
@@ -28,7 +28,7 @@ def sample(
         forbidden: By row, [V] bool on the host: tokens that must not be chosen.
 
     Returns:
-        S token ids.
+        S token ids; None for a row whose largest score is no finite number.
     """
     logits = logits.float()
     _apply_penalties(logits, inputs)
@@ -36,11 +36,14 @@ def sample(
     _suppress(logits, inputs)
     for row, tokens in (forbidden or {}).items():
         logits[row].masked_fill_(tokens.to(logits.device), float("-inf"))
-    token_ids: list[int] = logits.argmax(dim=-1).tolist()
+    largest, likeliest = logits.max(dim=-1)  # NaN where a row has any
+    token_ids: list[int | None] = likeliest.tolist()
     for rows, num_ranks in _groups(inputs, logits.shape[-1]):
         drawn = _draw(logits[rows], [inputs[row] for row in rows], num_ranks)
         for row, token_id in zip(rows, drawn, strict=True):
             token_ids[row] = token_id
+    for row in (~largest.isfinite()).nonzero()[:, 0].tolist():
+        token_ids[row] = None
     return token_ids
 
 

@@ -50,7 +50,7 @@ _multiply_column = tile_product(1, cache=2)
 _multiply_wide = tile_product(2 * PANEL_VECTORS, cache=2)
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def store_tokens(
     blocks: Floats,
     block_size: int,
@@ -73,7 +73,7 @@ def store_tokens(
                 lines[start + e] = value[token, head, e]
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
     query: Floats,
     query_stride: int,

@@ -73,7 +73,7 @@ class DecoderMemory(NamedTuple):
     counter: Counter
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, error_model="numpy")
 def run_layer(
     hidden: Floats,
     weights: DecoderWeights,
@@ -184,7 +184,7 @@ def run_layer(
 KERNELS = (run_layer,)
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
 def _normalize(values: Floats, norm: NormWeights, output: Floats) -> None:
     normalize(values.reshape(1, -1), norm.scale, norm.epsilon, output.reshape(1, -1))
 

@@ -38,7 +38,7 @@ def empty_rows(num_tokens: int, size: int) -> Int8Rows:
     return Int8Rows(numbers, np.empty(num_tokens, np.float32))
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def round_row(values: Floats, rows: Int8Rows, row: int) -> None:
     """Writes values [I] to a row, with a scale of its own."""
     largest = _ZERO

@@ -27,7 +27,7 @@ _ONE = np.float32(1.0)
 _TILE = 16  # tokens whose keys are turned into columns at once
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def normalize(inputs: Floats, weight: Floats, epsilon: float, output: Floats) -> None:
     """Writes x * weight / sqrt(mean(x**2) + epsilon) for each row x of [T, I] (RMSNorm)."""
     for row in range(inputs.shape[0]):
@@ -39,7 +39,7 @@ def normalize(inputs: Floats, weight: Floats, epsilon: float, output: Floats) ->
             output[row, i] = inputs[row, i] * factor * weight[i]
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def gate(gates: Floats, ups: Floats, output: Floats) -> None:
     """Writes silu(gate) * up for each element of [T, I]; rows may lie any distance apart."""
     size = gates.shape[1]
@@ -54,7 +54,7 @@ def gate(gates: Floats, ups: Floats, output: Floats) -> None:
             output[row, i] = x * ups[row, i] / (_ONE + np.float32(math.exp(-x)))
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def rotate_and_store(  # noqa: PLR0913 - a kernel: arrays come one by one
     projected: Floats,
     num_heads: int,
@@ -121,7 +121,7 @@ def rotate_and_store(  # noqa: PLR0913 - a kernel: arrays come one by one
 KERNELS = (normalize, gate, rotate_and_store)
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
 def _normalize_head(head: Floats, weight: Floats, epsilon: float) -> None:
     if weight.shape[0] == 0:
         return
@@ -133,7 +133,7 @@ def _normalize_head(head: Floats, weight: Floats, epsilon: float) -> None:
         head[d] = head[d] * factor * weight[d]
 
 
-@numba.njit(nogil=True, fastmath=True, inline="always")
+@numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
 def _rotate(head: Floats, cos: Floats, sin: Floats) -> None:
     half = cos.shape[0] // 2
     for d in range(half):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 
@@ -17,11 +18,17 @@ from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.scheduling.admission import check_fits
 from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue
 
+MAX_FRUITLESS_DEATHS = 5
+
 _logger = logging.getLogger(__name__)
 
 
 class ReplicaPool:
-    """Replicas in processes of their own, which it starts, supplies, restarts once, and ends.
+    """Replicas in processes of their own, which it starts, supplies, restarts, and ends.
+
+    A replica that dies is started again, unless it is its fifth death without an answer in between.
+    So replicas may die any number of times while the work goes on, of prompts for example, and none
+    is started again and again for nothing.
 
     The replicas are children of a launcher, which ends with this process, and so do they, however
     it ends.
@@ -68,7 +75,7 @@ class ReplicaPool:
         )
         self._growing = GrowingOutputs()
         self._failures: dict[int, str] = {}  # what a replica said before it ended
-        self._restarted: set[int] = set()
+        self._fruitless_deaths = Counter[int]()  # of replicas, since they last answered a prompt
         self._given_up: list[RequestOutput] = []
         self._unfinished: set[str] = set()
         self._end: EngineError | None = None
@@ -185,10 +192,11 @@ class ReplicaPool:
             outputs.append(self._growing.output(prompt, output))
             if output.finished:
                 self._dispatcher.finished(replica, output.request_id)
+                del self._fruitless_deaths[replica]
         return outputs
 
     def _bury(self, replica: int) -> None:
-        """Takes a dead replica's prompts back, and starts it again if this was its first death."""
+        """Takes a dead replica's prompts back, and starts it again unless that is in vain."""
         self._connections.pop(replica).close()
         reason = self._launcher.reap(replica)
         reason = self._failures.pop(replica, reason)
@@ -196,8 +204,8 @@ class ReplicaPool:
             self._growing.remove([prompt.request_id])
             self._given_up.append(_failed(prompt, replica, reason))
         connection = None
-        if replica not in self._restarted:
-            self._restarted.add(replica)
+        self._fruitless_deaths[replica] += 1
+        if self._fruitless_deaths[replica] < MAX_FRUITLESS_DEATHS:
             connection = self._launcher.start_replica(replica)
         if connection is not None:
             _logger.warning("replica %d is started again: it %s", replica, reason)

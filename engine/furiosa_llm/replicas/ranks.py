@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
+from furiosa_llm.errors import EngineError
 from furiosa_llm.execution.step_queue import StepRunner, ThreadedExecutor
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 
@@ -48,14 +49,17 @@ class RankExecutor:
         """Waits for the oldest step.
 
         Raises:
-            RuntimeError: A rank failed or died.
+            EngineError: A rank failed or died, so that the others wait for it in vain.
         """
-        results = [self._own.collect()]
+        try:
+            results = [self._own.collect()]
+        except Exception as error:
+            raise EngineError(str(error) or type(error).__name__) from error
         for stage in self._later_stages:
             try:
                 results.append(stage.recv())
             except (EOFError, OSError):
-                raise RuntimeError("a process of another pipeline stage has died") from None
+                raise EngineError("a process of another pipeline stage has died") from None
         return dataclasses.replace(
             results[-1], model_seconds=sum(result.model_seconds for result in results)
         )

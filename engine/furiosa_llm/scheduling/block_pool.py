@@ -39,7 +39,7 @@ class BlockPool:
         block_ids = []
         for _ in range(num_blocks):
             block_id, _ = self._free.popitem(last=False)
-            self._forget(block_id)
+            self.forget(block_id)
             self._num_holders[block_id] = 1
             block_ids.append(block_id)
         return block_ids
@@ -70,6 +70,12 @@ class BlockPool:
             self._block_of[block_hash] = block_id
             self._hash_of[block_id] = block_hash
 
+    def forget(self, block_id: int) -> None:
+        """Makes a block unfindable."""
+        block_hash = self._hash_of.pop(block_id, None)
+        if block_hash is not None:
+            del self._block_of[block_hash]
+
     def check_integrity(self, held_block_ids: Iterable[int]) -> None:
         """Asserts that the holders counted are those given: one entry for each holder of a block.
 
@@ -81,8 +87,3 @@ class BlockPool:
         assert num_holders == self._num_holders, "holders were lost or counted twice"
         assert set(self._free) == {i for i, n in enumerate(num_holders) if n == 0}
         assert {b: h for h, b in self._block_of.items()} == self._hash_of
-
-    def _forget(self, block_id: int) -> None:
-        block_hash = self._hash_of.pop(block_id, None)
-        if block_hash is not None:
-            del self._block_of[block_hash]

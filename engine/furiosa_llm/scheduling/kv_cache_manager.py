@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from hashlib import blake2b
 
 from furiosa_llm.config import CacheConfig
@@ -27,7 +28,9 @@ class KVCacheManager:
 
         At least one token is left to compute, since its logits are needed.
         """
-        if not self.config.enable_prefix_caching or request.needs_prompt_logits:
+        if request.is_isolated or request.needs_prompt_logits:
+            return []
+        if not self.config.enable_prefix_caching:
             return []
         num_tokens = min(request.num_tokens - 1, request.num_known_tokens)
         num_blocks = num_tokens // self.config.block_size
@@ -93,6 +96,11 @@ class KVCacheManager:
         self.pool.release(reversed(request.block_ids))
         request.block_ids = ()
         request.num_computed_tokens = request.num_findable_blocks = 0
+
+    def forget(self, block_ids: Iterable[int]) -> None:
+        """Makes blocks unfindable: what they hold may be wrong."""
+        for block_id in block_ids:
+            self.pool.forget(block_id)
 
     def _account(self, request: Request, now: float) -> None:
         costs = request.costs

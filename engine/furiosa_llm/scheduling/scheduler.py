@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from furiosa_llm.config import CacheConfig, ModelInfo
+from furiosa_llm.errors import NonFiniteLogitsError, RequestError
 from furiosa_llm.request import FinishReason, Request, RequestStatus
 from furiosa_llm.scheduler_config import SchedulerConfig
-from furiosa_llm.scheduler_output import SchedulerOutput, StepCounts, StepResult
+from furiosa_llm.scheduler_output import (
+    ScheduledRequest,
+    SchedulerOutput,
+    StepCounts,
+    StepResult,
+)
 from furiosa_llm.scheduling.admission import check_fits
+from furiosa_llm.scheduling.deadlines import Deadlines
 from furiosa_llm.scheduling.kv_cache_manager import KVCacheManager
 from furiosa_llm.scheduling.step_draft import StepDraft
 from furiosa_llm.scheduling.waiting_room import Strategy, WaitingRoom
@@ -59,6 +66,7 @@ class Scheduler:
         strategy = strategy or Strategy.of(is_offline=config.is_offline)
         self._waiting = WaitingRoom(strategy, self._kv_cache)
         self._num_spare_blocks = int(config.spare_blocks_ratio * cache_config.num_blocks)
+        self._deadlines = Deadlines()
         self._num_steps_in_flight = 0
         self._num_preemptions = 0  # since the last step that computed something
 
@@ -134,31 +142,81 @@ class Scheduler:
         return output
 
     def update(self, step: SchedulerOutput, result: StepResult) -> list[Request]:
-        """Books what a forward pass computed.
+        """Books what a forward pass computed. One with failures has to be screened before.
 
         Returns:
-            The requests that have a new token, finished ones among them.
+            The requests that have a new token or have failed, finished ones among them.
         """
         now = self._clock()
         self._num_steps_in_flight -= 1
         changed = []
         for share in step.requests:
             request = self._requests.get(share.request_id)
-            # It may have finished while the step ran: by the token before, or from outside.
-            if request is not None and share.samples_token:
+            if request is None:
+                continue  # it finished while the step ran: by the token before, or from outside
+            failure = result.failures.get(share.request_id)
+            if failure is not None:
+                self._kv_cache.forget(share.block_ids)
+                self.finish(request, FinishReason.ERROR, error=failure)
+                changed.append(request)
+            elif share.request_id in result.token_ids:
                 request.num_pending_tokens -= 1
                 self._append(request, result.token_ids[share.request_id], now)
                 changed.append(request)
         return changed
 
+    def screen(self, step: SchedulerOutput, result: StepResult) -> StepResult:
+        """Takes back the shares that others may have spoiled. Returns the result without them.
+
+        These are requests that read what a failing one of the same step wrote, and those whose
+        scores are not finite while others computed the start of their prompt: what is wrong may
+        have come from there, and they start again without it.
+        """
+        block_size = self._cache_config.block_size
+        spoiled = {
+            block_id
+            for share in step.requests
+            if share.request_id in result.failures
+            for block_id in share.block_ids[share.start_position // block_size :]
+        }
+        taken_back = set()
+        for share in step.requests:
+            request = self._requests.get(share.request_id)
+            if request is None:
+                continue
+            failure = result.failures.get(share.request_id)
+            if isinstance(failure, NonFiniteLogitsError) and request.costs.num_shared_blocks:
+                request.is_isolated = True
+            elif failure is not None or spoiled.isdisjoint(share.block_ids):
+                continue
+            self._take_back(share)
+            taken_back.add(share.request_id)
+        return result.without(taken_back)
+
+    def drop(self, step: SchedulerOutput) -> None:
+        """Books that a step was not run, or not to any use: its tokens are computed again."""
+        self._num_steps_in_flight -= 1
+        for share in step.requests:
+            self._take_back(share)
+
+    def take_overdue(self) -> list[Request]:
+        """Returns the unfinished requests that have taken longer than they may, each once."""
+        return self._deadlines.take_overdue(now=self._clock())
+
     def finish(
-        self, request: Request, reason: FinishReason, stop_reason: str | int | None = None
+        self,
+        request: Request,
+        reason: FinishReason,
+        stop_reason: str | int | None = None,
+        *,
+        error: RequestError | None = None,
     ) -> None:
-        """Ends a request early: a stop string was found, or its answer is no longer wanted.
+        """Ends a request early: a stop string was found, it failed, or is no longer wanted.
 
         One that its last token has ended already only gets the reason: a stop string goes before
         the length that it reached at the same time.
         """
+        request.error = error
         if request.is_finished:
             request.finish_reason, request.stop_reason = reason, stop_reason
         else:
@@ -195,6 +253,7 @@ class Scheduler:
             num_tokens = min(
                 request.num_tokens - num_cached_tokens, step.token_budget, self._chunk_size
             )
+            is_new = request.account is None
             fits = self._kv_cache.try_start(
                 request,
                 prefix,
@@ -205,6 +264,8 @@ class Scheduler:
             if not fits:
                 return
             self._waiting.remove(request)
+            if is_new:
+                self._deadlines.add(request, now=step.now)
             request.status = RequestStatus.RUNNING
             self._running.append(request)
             step.account_cached(request, num_cached_tokens)
@@ -228,12 +289,28 @@ class Scheduler:
         return -(-num_requests // min(self._num_stages, self._config.npu_queue_limit))
 
     def _preempt(self, request: Request, step: StepDraft) -> None:
-        self._kv_cache.free(request, now=step.now)
+        self._put_back(request, step.now)
+        step.num_preemptions += 1
+
+    def _put_back(self, request: Request, now: float) -> None:
+        self._kv_cache.free(request, now=now)
         self._running.remove(request)
         request.status = RequestStatus.WAITING
         request.costs.num_preemptions += 1
         self._waiting.put_back(request)
-        step.num_preemptions += 1
+
+    def _take_back(self, share: ScheduledRequest) -> None:
+        """Lets a request start again, without what it or others have computed of its share."""
+        self._kv_cache.forget(share.block_ids)
+        request = self._requests.get(share.request_id)
+        if request is None:
+            return
+        costs = request.costs
+        costs.num_covered_tokens = min(costs.num_covered_tokens, share.start_position)
+        request.num_pending_tokens = 0
+        if request.status is RequestStatus.RUNNING:
+            self._put_back(request, self._clock())
+            self._num_preemptions += 1
 
     def _append(self, request: Request, token_id: int, now: float) -> None:
         request.output_token_ids.append(token_id)

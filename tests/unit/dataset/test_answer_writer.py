@@ -15,7 +15,12 @@ from furiosa_llm.dataset.manifest import Manifest
 from furiosa_llm.dataset.packed_logprobs import PackedLogprobs
 from furiosa_llm.dataset.schema import ANSWER_SCHEMA
 from furiosa_llm.dataset.writer import AnswerWriter
-from furiosa_llm.errors import DatasetError, InvalidRowError
+from furiosa_llm.errors import (
+    DatasetError,
+    InvalidRowError,
+    RequestError,
+    StructureFailedError,
+)
 from furiosa_llm.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
 from tests.unit.dataset.dataset_factories import make_answer, parsed, run_python, write_answers
 
@@ -33,7 +38,9 @@ TWO_COMPLETIONS = [
 ]
 
 
-def make_output(completions: list[CompletionOutput]) -> RequestOutput:
+def make_output(
+    completions: list[CompletionOutput], *, error: RequestError | None = None
+) -> RequestOutput:
     return RequestOutput(
         request_id="x",
         prompt="Hi",
@@ -44,6 +51,7 @@ def make_output(completions: list[CompletionOutput]) -> RequestOutput:
         num_output_tokens=9,
         metrics=RequestMetrics(queue_s=0.25, peak_blocks=3),
         replica=1,
+        error=error,
     )
 
 
@@ -131,13 +139,12 @@ def test_log_probabilities_count_as_memory(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_lost_its_form_is_a_failed_row() -> None:
-    completion = CompletionOutput(
-        index=0, text="{", token_ids=[1], finish_reason="error", stop_reason="too complex"
-    )
+    completion = CompletionOutput(index=0, text="{", token_ids=[1], finish_reason="error")
+    output = make_output([completion], error=StructureFailedError("too complex"))
 
-    answer = answer_of(parsed({"prompt": "Hi"}), make_output([completion]))
+    answer = answer_of(parsed({"prompt": "Hi"}), output)
 
-    assert (answer.finish_reason, answer.stop_reason) == ("error", None)
+    assert (answer.text, answer.finish_reason, answer.stop_reason) == ("{", "error", None)
     assert (answer.error_code, answer.error) == ("structure_failed", "too complex")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from furiosa_llm.dataset.target import OutputTarget, check_output, check_side_file
+from furiosa_llm.dataset.target import OutputTarget, check_output, check_side_files
 from furiosa_llm.errors import ConfigError, DatasetError
 
 
@@ -111,7 +111,9 @@ def test_standard_output_is_refused() -> None:
 @pytest.mark.parametrize(
     ("path", "overwrite", "error", "message"),
     [
-        ("in.jsonl", True, ConfigError, "is an input, too"),
+        ("in.jsonl", True, ConfigError, "--failed-rows in.jsonl is an input, too"),
+        ("hard.jsonl", True, ConfigError, "is an input, too"),
+        ("steps.parquet", True, ConfigError, "is the file of --step-stats, too"),
         ("out.parquet", True, ConfigError, "is the output, too"),
         ("old.parquet", False, DatasetError, "exists already"),
         ("missing/steps.parquet", True, DatasetError, "missing is not an existing folder"),
@@ -122,9 +124,18 @@ def test_a_file_beside_the_output_destroys_nothing(
     folder: Path, path: str, overwrite: bool, error: type[Exception], message: str
 ) -> None:
     (folder / "in.jsonl").touch()
+    (folder / "hard.jsonl").hardlink_to(folder / "in.jsonl")
     (folder / "old.parquet").touch()
     (folder / "folder").mkdir()
     target = check_output("out.parquet", [], overwrite=False)
+    files = {"--step-stats": Path("steps.parquet"), "--failed-rows": Path(path)}
 
     with pytest.raises(error, match=message):
-        check_side_file(Path(path), [Path("in.jsonl")], target, overwrite=overwrite)
+        check_side_files(files, [Path("in.jsonl")], target, overwrite=overwrite)
+
+
+def test_files_beside_the_output_that_are_new_or_not_given_are_allowed(folder: Path) -> None:
+    target = check_output("out.parquet", [], overwrite=False)
+    files = {"--step-stats": None, "--failed-rows": folder / "failed.jsonl"}
+
+    check_side_files(files, [Path("in.jsonl")], target, overwrite=False)
