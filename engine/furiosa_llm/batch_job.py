@@ -21,6 +21,7 @@ from furiosa_llm.dataset.manifest import Manifest, describe_inputs
 from furiosa_llm.dataset.reader import RowSource, open_input
 from furiosa_llm.dataset.record import PromptRecord
 from furiosa_llm.dataset.row_estimate import estimate_num_rows
+from furiosa_llm.dataset.shard import WHOLE, Shard
 from furiosa_llm.dataset.step_stats import StepStatsWriter
 from furiosa_llm.dataset.target import check_output, check_side_file
 from furiosa_llm.dataset.writer import AnswerWriter
@@ -40,6 +41,7 @@ class BatchJob:
         input: A file, a folder, a glob, `-`, or `datasets:NAME`; see `open_input`.
         output: The Parquet file to write, or a folder (with a slash at its end).
         overwrite: Replace an output that exists already.
+        shard: Which of the input's rows to answer.
         columns: Which columns hold the prompt and the parameters.
         step_stats: Parquet file for the account of each engine step.
         expected_column: Column that holds the right answer; answers are counted against it.
@@ -51,6 +53,7 @@ class BatchJob:
     input: str
     output: str | Path
     overwrite: bool = False
+    shard: Shard = WHOLE
     columns: ColumnMapping = field(default_factory=ColumnMapping)
     step_stats: Path | None = None
     expected_column: str | None = None
@@ -94,7 +97,7 @@ class _Batch:
     def run(self) -> BatchSummary:
         job = self._job
         started = time.monotonic()
-        source = open_input(job.input)
+        source = open_input(job.input, shard=job.shard)
         target = check_output(job.output, source.paths, overwrite=job.overwrite)
         if job.step_stats is not None:
             check_side_file(job.step_stats, source.paths, target, overwrite=job.overwrite)
@@ -250,7 +253,7 @@ def _manifest(job: BatchJob, source: RowSource, engine: LLMEngine) -> Manifest:
     options = {
         field.name: getattr(job, field.name)
         for field in dataclasses.fields(job)
-        if field.name not in ("engine_args", "sampling_params")
+        if field.name not in ("engine_args", "sampling_params", "shard")
     }
     template = engine.tokenizer.chat_template
     return Manifest(
@@ -269,6 +272,7 @@ def _manifest(job: BatchJob, source: RowSource, engine: LLMEngine) -> Manifest:
         sampling_params=job.sampling_params,
         seed=args.seed,
         inputs=describe_inputs(source),
+        shard=job.shard,
     )
 
 

@@ -10,6 +10,7 @@ import click
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.dataset.shard import WHOLE, Shard
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm_cli.command import DISPLAY, INPUT_AND_OUTPUT, SectionedCommand
 from furiosa_llm_cli.display import choose_display
@@ -21,6 +22,7 @@ from furiosa_llm_cli.options import (
     option,
     sampling_options,
 )
+from furiosa_llm_cli.param_types import ParsedType
 from furiosa_llm_cli.startup import leave_pandas_out, prepare_libraries
 from furiosa_llm_cli.summary import plain_summary, print_summary
 from furiosa_llm_cli.terminal import StderrConsole, is_live_terminal, say, show_logs
@@ -63,6 +65,15 @@ Examples:
     is_flag=True,
     section=INPUT_AND_OUTPUT,
     help="Replace an output that exists already.",
+)
+@option(
+    "--shard",
+    type=ParsedType(Shard.parse, "I/N"),
+    default=WHOLE,
+    show_default=True,
+    metavar="I/N",
+    section=INPUT_AND_OUTPUT,
+    help="Answer only each N-th row, from the I-th on; `furiosa-llm merge` joins the outputs.",
 )
 @column_options
 @option(
@@ -109,6 +120,7 @@ def run(
     input: str,
     output: str,  # a Path would lose the slash that marks a folder
     overwrite: bool,
+    shard: Shard,
     expected_column: str | None,
     step_stats: Path | None,
     max_errors: int,
@@ -135,6 +147,7 @@ def run(
             input=input,
             output=output,
             overwrite=overwrite,
+            shard=shard,
             columns=columns,
             step_stats=step_stats,
             expected_column=expected_column,

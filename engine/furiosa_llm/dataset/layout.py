@@ -11,7 +11,7 @@ from furiosa_llm.dataset.declared import declared_types, is_dictionary
 from furiosa_llm.dataset.json_text import parse_json, to_json
 from furiosa_llm.dataset.kinds import arrow_type
 from furiosa_llm.dataset.parts import CARRIED_JSON, CarriedColumn, typed_column
-from furiosa_llm.dataset.schema import ANSWER_SCHEMA, output_names
+from furiosa_llm.dataset.schema import ANSWER_SCHEMA, AS_READ_COLUMN, output_names
 
 _Row = Mapping[str, object]
 
@@ -25,9 +25,19 @@ class _Column:
 
 
 class OutputLayout:
-    """The columns of the output: those of every run, then the input's own."""
+    """The columns of the output: those of every run, then the input's own.
 
-    def __init__(self, carried: Mapping[str, CarriedColumn], declared: pa.Schema | None) -> None:
+    The output of a shard has one more: the input's columns as they were read. Their types in the
+    joined output are only known when the rows of all shards are.
+    """
+
+    def __init__(
+        self,
+        carried: Mapping[str, CarriedColumn],
+        declared: pa.Schema | None,
+        *,
+        is_shard: bool = False,
+    ) -> None:
         kept = declared_types(declared)
         names = output_names(carried)
         self._columns = [
@@ -36,6 +46,9 @@ class OutputLayout:
             else _inferred(name, names[name], column)
             for name, column in carried.items()
         ]
+        if is_shard:
+            as_read = pa.field(AS_READ_COLUMN, pa.string())
+            self._columns.append(_Column(as_read, lambda merged, _: merged.column(CARRIED_JSON)))
         self.schema = pa.schema([*ANSWER_SCHEMA, *(column.field for column in self._columns)])
 
     def table(self, merged: pa.Table) -> pa.Table:

@@ -116,7 +116,7 @@ def write_tables(info: PartInfo, schema: pa.Schema, tables: Iterable[pa.Table]) 
         "num_bytes": info.num_bytes,
         "first_row": info.first_row,
         "last_row": info.last_row,
-        "carried": {name: [*column.first, column.kind] for name, column in info.carried.items()},
+        "carried": carried_to_json(info.carried),
     }
     schema = schema.with_metadata({_INFO_KEY: json.dumps(about).encode()})
     group_rows = _group_rows(info)
@@ -134,11 +134,19 @@ def write_tables(info: PartInfo, schema: pa.Schema, tables: Iterable[pa.Table]) 
 def read_part_info(path: Path) -> PartInfo:
     """Reads what a part says about itself."""
     about = json.loads(pq.read_schema(path).metadata[_INFO_KEY])
-    carried = {
-        name: CarriedColumn((row, position), kind)
-        for name, (row, position, kind) in about.pop("carried").items()
+    return PartInfo(path=path, carried=carried_from_json(about.pop("carried")), **about)
+
+
+def carried_to_json(carried: Mapping[str, CarriedColumn]) -> dict[str, list[object]]:
+    """Returns the description of carried columns as JSON can hold it."""
+    return {name: [*column.first, column.kind] for name, column in carried.items()}
+
+
+def carried_from_json(value: Mapping[str, tuple[int, int, Kind]]) -> dict[str, CarriedColumn]:
+    """Reads what `carried_to_json` gives."""
+    return {
+        name: CarriedColumn((row, position), kind) for name, (row, position, kind) in value.items()
     }
-    return PartInfo(path=path, carried=carried, **about)
 
 
 def _group_rows(info: PartInfo) -> int:

@@ -138,7 +138,8 @@ class AnswerWriter:
         metadata = {**self._manifest.ended().metadata(), **metadata}
         folder = self._target.parts_folder
         write = write_final_folder if self._target.is_folder else write_final_file
-        self._put(write(folder, self._parts, self._carried_schema, metadata))
+        shard = self._manifest.shard
+        self._put(write(folder, self._parts, self._carried_schema, metadata, shard))
         try:
             shutil.rmtree(folder)
         except OSError as error:
