@@ -9,15 +9,17 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from furiosa_llm.dataset.declared import declared_types
+from furiosa_llm.dataset.manifest import MANIFEST_KEY
 from furiosa_llm.dataset.parts import (
     CARRIED_JSON,
     CarriedColumn,
@@ -41,12 +43,14 @@ class ShardFile:
 
     Attributes:
         path: Where it is.
-        num_rows: How many it holds.
+        manifest: What the run was.
+        num_rows: How many rows the file holds.
         carried: The input's columns in all files of the shard.
         declared: Their types, where the input declares them.
     """
 
     path: Path
+    manifest: Mapping[str, Any]
     num_rows: int
     carried: dict[str, CarriedColumn]
     declared: pa.Schema | None
@@ -75,6 +79,7 @@ def open_shard_file(path: Path) -> ShardFile:
         declared = metadata.get(_DECLARED_KEY.encode())
         return ShardFile(
             path=path,
+            manifest=json.loads(metadata[MANIFEST_KEY.encode()]),
             num_rows=file.metadata.num_rows,
             carried=carried_from_json(json.loads(metadata[_CARRIED_KEY.encode()])),
             declared=None
@@ -83,13 +88,17 @@ def open_shard_file(path: Path) -> ShardFile:
         )
 
 
-def as_part(file: ShardFile, path: Path) -> PartInfo:
-    """Writes the rows of a file, of which there must be some, as a part.
+def as_part(file: ShardFile, path: Path, row_indexes: range) -> PartInfo:
+    """Writes the rows of a file as a part.
+
+    Args:
+        file: What holds the rows.
+        path: Where the part goes.
+        row_indexes: The rows that it must hold, at least one.
 
     Raises:
-        DatasetError: It cannot be read, or the part not be written.
+        DatasetError: It cannot be read or holds other rows, or the part cannot be written.
     """
-    first_row, last_row = _row_range(file)
     with _reading(file.path):
         metadata = pq.read_metadata(file.path)
     groups = range(metadata.num_row_groups)
@@ -97,20 +106,28 @@ def as_part(file: ShardFile, path: Path) -> PartInfo:
         path=path,
         num_rows=file.num_rows,
         num_bytes=sum(metadata.row_group(group).total_byte_size for group in groups),
-        first_row=first_row,
-        last_row=last_row,
+        first_row=row_indexes[0],
+        last_row=row_indexes[-1],
         carried=file.carried,
     )
     columns = _part_columns(file)
     schema = pa.schema([*ANSWER_SCHEMA, *(field for _, field in columns)])
-    write_tables(info, schema, _part_tables(file, schema, [name for name, _ in columns]))
+    tables = _part_tables(file, schema, [name for name, _ in columns])
+    write_tables(info, schema, _checked(tables, file.path, row_indexes))
     return info
 
 
-def _row_range(file: ShardFile) -> tuple[int, int]:
-    with _reading(file.path):
-        indexes = pq.read_table(file.path, columns=[_ROW_INDEX]).column(_ROW_INDEX)
-    return pc.min(indexes).as_py(), pc.max(indexes).as_py()
+def _checked(tables: Iterable[pa.Table], path: Path, row_indexes: range) -> Iterator[pa.Table]:
+    start = 0
+    for table in tables:
+        stop = start + len(table)
+        if not np.array_equal(table.column(_ROW_INDEX).to_numpy(), row_indexes[start:stop]):
+            raise DatasetError(
+                f"{path}: the rows from {row_indexes[start]} on are not all there once and in "
+                "order; run the shard again"
+            )
+        start = stop
+        yield table
 
 
 def _part_columns(file: ShardFile) -> list[tuple[str, pa.Field]]:
@@ -142,6 +159,6 @@ def _part_tables(
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(f"{path}: cannot be read as the output of a shard: {reason}") from error
