@@ -40,7 +40,7 @@ INPUT = InputFile(path="in.jsonl", num_bytes=7, hash="blake2b:1")
 def write(output: Path | str, rows: Sequence[Row], shard: Shard = WHOLE, **changes: Any) -> Path:
     """Writes the answers to the rows that are in a shard."""
     schema = changes.pop("carried_schema", None)
-    values = {"model": "tiny", "inputs": (INPUT,), "seed": 3} | changes
+    values: dict[str, Any] = {"model": "tiny", "inputs": (INPUT,), "seed": 3} | changes
     manifest = Manifest(**values, shard=shard)
     with AnswerWriter(output, manifest=manifest, rows_per_part=3, carried_schema=schema) as writer:
         indexes = [index for index in range(len(rows)) if shard.has(index)]
