@@ -195,8 +195,8 @@ class EngineArgs:
         "Run Python code that comes with the checkpoint.", default=False, is_flag=True
     )
     allow_pickle: bool = option(
-        "Load pickled weights (pytorch_model.bin) where there are no safetensors. A pickle can hold "
-        "code: torch is told to take tensors only, but trust where the file comes from.",
+        "Load pickled weights (pytorch_model.bin) where there are no safetensors. A pickle can "
+        "hold code: torch is told to take tensors only, but trust where the file comes from.",
         default=False,
         is_flag=True,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from furiosa_llm.bounded_templates import BoundedEnvironment
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError, InvalidParamsError, InvalidRowError, ModelLoadError
 
@@ -96,8 +97,19 @@ class Tokenizer:
             text: str = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise InvalidRowError(f"the chat template refuses the messages: {error}") from error
+            text.encode()  # a template can make half of a surrogate pair
+        except (
+            TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RecursionError,
+            MemoryError,
+        ) as error:
+            reason = str(error) or type(error).__name__
+            raise InvalidRowError(f"the chat template refuses the messages: {reason}") from error
         return text
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
@@ -179,7 +191,10 @@ class StopStringFinder:
 
 def _load(path: str, *, mode: str, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer  # loads torch
+    from transformers.utils import chat_template_utils
 
+    # A chat template comes with the model: it is rendered in our sandbox in place of Jinja's.
+    chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, use_fast=mode != "slow", trust_remote_code=trust_remote_code

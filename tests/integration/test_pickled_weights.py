@@ -90,7 +90,7 @@ def test_code_in_a_pickle_never_runs(pickled: Path, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_safetensors_win_over_pickles(tmp_path: Path, pickled: Path) -> None:
+def test_safetensors_win_over_pickles(pickled: Path) -> None:
     (pickled / "model.safetensors").write_bytes((TINY / "model.safetensors").read_bytes())
     (pickled / "pytorch_model.bin").write_bytes(b"damaged")
 

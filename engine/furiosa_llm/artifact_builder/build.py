@@ -20,7 +20,6 @@ from furiosa_llm.artifact_builder.source import (
     find_folder,
 )
 from furiosa_llm.artifact_builder.weights import (
-    INDEX_FILE,
     StoredTensor,
     find_tensors,
     main_dtype,
@@ -31,6 +30,7 @@ from furiosa_llm.artifact_builder.weights import (
 from furiosa_llm.dataset.manifest import installed_versions, utc_now
 from furiosa_llm.errors import ConfigError, DatasetError, ModelLoadError
 from furiosa_llm.modeling.model_outline import ModelOutline, outline_model
+from furiosa_llm.modeling.weight_files import INDEX_FILE
 from furiosa_llm.tokenization import Tokenizer
 
 _PROGRAM = "furiosa-llm-cli"

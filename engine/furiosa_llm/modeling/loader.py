@@ -95,8 +95,9 @@ def load_model(
     """Loads the checkpoint in a folder or of a hub id.
 
     Weights are read from safetensors; with `allow_pickle`, where there are none, also from pickles,
-    of which torch takes tensors and nothing else. With a `split`, only a rank's part is kept. Weights that the checkpoint holds in `dtype` are not
-    even read then: the files are mapped, not copied.
+    of which torch takes tensors and nothing else. With a `split`, only a rank's part is kept.
+    Weights that the checkpoint holds in `dtype` are not even read then: the files are mapped, not
+    copied.
 
     Raises:
         ModelLoadError: It is missing, damaged, or of an architecture that cannot be served.
