@@ -164,6 +164,7 @@ class _Batch:
                     tokenizer=engine.tokenizer,
                     columns=job.columns,
                     defaults=params,
+                    max_model_len=engine.limits.model_info.max_model_len,
                     num_previews=job.num_examples,
                 )
             )

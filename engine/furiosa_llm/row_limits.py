@@ -18,6 +18,6 @@ MAX_BIASES = 1024
 MAX_STOPS = 64
 MAX_STOP_CHARACTERS = 1024
 MAX_CHOICES = 1024
-MAX_FORM_CHARACTERS = 1 << 20  # of a schema, pattern or grammar, or of all choices
+MAX_FORM_CHARACTERS = 4 << 20  # of a schema, pattern or grammar, or of all choices
 
 MAX_ERROR_CHARACTERS = 1000  # of the message in the column `error`

@@ -159,15 +159,15 @@ def _carried_columns(
     rows: Sequence[AnswerRow], declared: DeclaredTypes
 ) -> dict[str, CarriedColumn]:
     first: dict[str, tuple[int, int]] = {}
+    values: dict[str, list[object]] = {}
     for row in rows:
-        if not row.carried.keys() <= first.keys():
-            for position, name in enumerate(row.carried):
-                first.setdefault(name, (row.row_index, position))
+        for position, (name, value) in enumerate(row.carried.items()):
+            if name not in first:
+                first[name] = (row.row_index, position)
+                values[name] = []
+            values[name].append(value)
     return {
-        name: CarriedColumn(
-            place,
-            NULL if name in declared else kind_of_all([row.carried.get(name) for row in rows]),
-        )
+        name: CarriedColumn(place, NULL if name in declared else kind_of_all(values[name]))
         for name, place in first.items()
     }
 

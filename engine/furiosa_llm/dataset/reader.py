@@ -16,7 +16,6 @@ from furiosa_llm.dataset.hub_input import HUB_PREFIX, HubDataset
 from furiosa_llm.dataset.jsonl import (
     GZIP_SUFFIX,
     JSONL_SUFFIXES,
-    MAX_LINE_BYTES,
     ZSTD_SUFFIX,
     JsonlFile,
     check_compression,
@@ -25,6 +24,7 @@ from furiosa_llm.dataset.parquet_input import PARQUET_SUFFIXES, ParquetInput
 from furiosa_llm.dataset.record import RawRow
 from furiosa_llm.dataset.shard import WHOLE, Shard
 from furiosa_llm.errors import DatasetError
+from furiosa_llm.row_limits import MAX_LINE_BYTES
 
 STANDARD_INPUT = "-"
 

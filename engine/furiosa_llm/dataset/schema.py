@@ -56,12 +56,13 @@ ANSWER_SCHEMA = pa.schema(
 
 
 AS_READ_COLUMN = "furiosa_llm.as_read"  # in the output of a shard
+OTHER_COLUMN = "furiosa_llm.other_columns"  # in an output of very many columns
 
 
 def output_names(carried: Iterable[str]) -> dict[str, str]:
     """Names the input's own columns in the output; one that clashes becomes `input_NAME`."""
     names = list(carried)
-    reserved = {*ANSWER_SCHEMA.names, AS_READ_COLUMN}
+    reserved = {*ANSWER_SCHEMA.names, AS_READ_COLUMN, OTHER_COLUMN}
     taken = {*reserved, *names}
     chosen: dict[str, str] = {}
     for name in names:
