@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from furiosa_llm.dataset.redaction import redacted_text
 from furiosa_llm.errors import (
     ConfigError,
     DatasetError,
@@ -83,7 +84,7 @@ class _Group(click.Group):
             if code is None:
                 raise
             if ctx.params["debug"]:
-                traceback.print_exc()
+                click.echo(redacted_text(traceback.format_exc()), err=True, nl=False)
             failure = click.ClickException(str(error))
             failure.exit_code = code  # type: ignore[misc]  # Click's own way to set it
             raise failure from error
@@ -100,7 +101,8 @@ def _exit_code(error: FuriosaLLMError) -> int | None:
 
 
 def _exit_with(message: str, code: int) -> NoReturn:
-    click.echo("Error: " + re.sub(r"\s*\n\s*", " ", message.strip()), err=True)
+    line = re.sub(r"\s*\n\s*", " ", message.strip())
+    click.echo(f"Error: {redacted_text(line)}", err=True)
     sys.exit(code)
 
 

@@ -28,6 +28,7 @@ from furiosa_llm.artifact_builder.weights import (
     shard_index,
 )
 from furiosa_llm.dataset.manifest import installed_versions, utc_now
+from furiosa_llm.dataset.redaction import redacted_text
 from furiosa_llm.errors import ConfigError, DatasetError, ModelLoadError
 from furiosa_llm.modeling.model_outline import ModelOutline, outline_model
 from furiosa_llm.modeling.weight_files import INDEX_FILE
@@ -105,7 +106,7 @@ def build_artifact(
     tensors = find_tensors(folder, dtype, outline.uncast_names)
     artifact = Artifact(
         name=options.name or output.resolve().name,
-        model=model,
+        model=redacted_text(model),
         architecture=outline.architecture,
         dtype=main_dtype(tensors),
         num_parameters=sum(tensor.num_elements for tensor in tensors),
