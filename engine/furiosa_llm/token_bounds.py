@@ -46,7 +46,7 @@ def bytes_per_token(definition: str) -> int | None:
 def _steps(step: Mapping[str, Any] | None, name: str) -> Sequence[Mapping[str, Any]]:
     if step is None:
         return []
-    return step[name] if step["type"] == "Sequence" else [step]  # type: ignore[no-any-return]
+    return step[name] if step["type"] == "Sequence" else [step]
 
 
 def _keeps_all(step: Mapping[str, Any]) -> bool:

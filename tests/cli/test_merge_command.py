@@ -52,6 +52,14 @@ def test_merged_shards_equal_the_run_without_shards(outputs: Path, tmp_path: Pat
         assert merged.column(name).equals(whole.column(name)), name
 
 
+def test_the_manifest_names_the_shard_and_what_was_trusted(outputs: Path) -> None:
+    manifest = json.loads(pq.read_schema(outputs / "2").metadata[b"furiosa_llm.manifest"])
+
+    assert manifest["shard"] == {"number": 2, "count": 2}
+    assert manifest["options"]["trust_remote_code"] is False
+    assert manifest["options"]["allow_pickle"] is False
+
+
 def test_missing_shards_are_an_error_unless_allowed(outputs: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out.parquet")
 
