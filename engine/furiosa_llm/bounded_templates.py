@@ -27,6 +27,7 @@ _TEXTS_MADE = 16  # of the largest size, until a template has made enough
 _LONG_WIDTH = re.compile(r"\d{6}")
 _MAX_NUMBERS = {"slice": 100_000, "batch": 100_000, "tojson": 100}  # that a filter takes
 _SIZE_OF_BIT = 64  # long numbers take longer to multiply than long texts to make
+_SMALL = 512
 _JOIN = "bounded_join"
 # What may make much more text than it is given, as filters and as methods of a text.
 _GROWING = (
@@ -102,10 +103,17 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         Raises:
             TemplateTooCostlyError: It is too long.
         """
-        return _bounded_join(pieces)
+        texts = list(pieces)
+        _require_size(sum(map(len, texts)))
+        return "".join(texts)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Calculates; what would be too large is refused before."""
+        if operator == "+" and type(left) is str and type(right) is str:
+            size = len(left) + len(right)
+            if size > _SMALL:  # of small ones, no template makes enough to matter
+                _own(context).make(size)
+            return left + right
         _own(context).make(_size_of_result(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
@@ -146,17 +154,6 @@ class _Bounding(NodeTransformer):
         call = nodes.Call(count, [], [], None, None, lineno=node.lineno)
         node.body.insert(0, nodes.ExprStmt(call, lineno=node.lineno))
         return node  # type: ignore[no-any-return]
-
-
-def _bounded_join(pieces: Iterable[object]) -> str:
-    texts: list[str] = []
-    num_characters = 0
-    for piece in pieces:
-        text = str(piece)
-        num_characters += len(text)
-        _require_size(num_characters)
-        texts.append(text)
-    return "".join(texts)
 
 
 def _joined(pieces: Sequence[object]) -> str:
