@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from furiosa_llm.dataset.redaction import redacted_text
 from furiosa_llm.errors import (
     ConfigError,
     DatasetError,
@@ -23,6 +24,7 @@ from furiosa_llm.errors import (
 from furiosa_llm_cli.commands.bench import bench
 from furiosa_llm_cli.commands.build import build
 from furiosa_llm_cli.commands.collect_env import collect_env
+from furiosa_llm_cli.commands.merge import merge
 from furiosa_llm_cli.commands.run import run
 from furiosa_llm_cli.commands.version import version
 from furiosa_llm_cli.startup import OwnProcess, QuickEnd
@@ -87,7 +89,7 @@ class _Group(click.Group):
             if code is None:
                 raise
             if ctx.params["debug"]:
-                traceback.print_exc()
+                click.echo(redacted_text(traceback.format_exc()), err=True, nl=False)
             failure = click.ClickException(str(error))
             failure.exit_code = code  # type: ignore[misc]  # Click's own way to set it
             raise failure from error
@@ -104,7 +106,8 @@ def _exit_code(error: FuriosaLLMError) -> int | None:
 
 
 def _exit_with(message: str, code: int) -> NoReturn:
-    click.echo("Error: " + re.sub(r"\s*\n\s*", " ", message.strip()), err=True)
+    line = re.sub(r"\s*\n\s*", " ", message.strip())
+    click.echo(f"Error: {redacted_text(line)}", err=True)
     sys.exit(code)
 
 
@@ -139,5 +142,6 @@ def cli(*, debug: bool) -> None:
 cli.add_command(run)
 cli.add_command(bench)
 cli.add_command(build)
+cli.add_command(merge)
 cli.add_command(collect_env)
 cli.add_command(version)

@@ -10,6 +10,8 @@ import sys
 import click
 from rich.console import Console
 
+from furiosa_llm.dataset.redaction import redacted_text
+
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -37,7 +39,7 @@ def is_live_terminal() -> bool:
 def say(text: str) -> None:
     """Writes a line to standard error, if anyone reads it."""
     try:
-        click.echo(text, err=True)
+        click.echo(redacted_text(text), err=True)
     except BrokenPipeError:
         silence_stderr()
 
@@ -47,15 +49,27 @@ def silence_stderr() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+class _RedactingFormatter(logging.Formatter):
+    """Writes messages without passwords and the like."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line of a message."""
+        return redacted_text(super().format(record))
+
+
 def show_logs(level: int) -> None:
     """Sends the engine's messages to standard error: its own for 1, everyone's for 2 or more."""
+    if logging.lastResort is not None:  # writes warnings where no log was asked for
+        logging.lastResort.setFormatter(_RedactingFormatter())
     importlib.import_module("huggingface_hub.utils.logging")  # sets up its logger, if not now later
     hub = logging.getLogger("huggingface_hub")
     if level < 1:
         hub.setLevel(logging.ERROR)  # it warns of each retry, and then there is an error anyway
         return
     hub.handlers.clear()  # else its messages come twice
-    logging.basicConfig(format=_LOG_FORMAT, datefmt="%H:%M:%S", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_RedactingFormatter(_LOG_FORMAT, datefmt="%H:%M:%S"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("furiosa_llm").setLevel(logging.INFO if level == 1 else logging.DEBUG)
     if level > 1:
         logging.getLogger().setLevel(logging.INFO)

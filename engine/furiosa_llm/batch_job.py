@@ -24,6 +24,7 @@ from furiosa_llm.dataset.reader import RowSource, open_input
 from furiosa_llm.dataset.record import PromptRecord, RawRow
 from furiosa_llm.dataset.row_estimate import estimate_num_rows
 from furiosa_llm.dataset.run_start import Resume
+from furiosa_llm.dataset.shard import WHOLE, Shard
 from furiosa_llm.dataset.status_file import StatusFile
 from furiosa_llm.dataset.step_stats import StepStatsWriter
 from furiosa_llm.dataset.target import OutputTarget, check_output, check_side_files
@@ -66,6 +67,7 @@ class BatchJob:
         seconds_per_part: Time after which they are, however few there are.
         grace_seconds: How long rows that run may go on once the run is told to stop.
         deadline_seconds: Time after which the run is over, done or not.
+        shard: Which of the input's rows to answer.
         columns: Which columns hold the prompt and the parameters.
         step_stats: Parquet file for the account of each engine step.
         failed_rows: JSON lines file for the rows that failed, as they were given.
@@ -86,6 +88,7 @@ class BatchJob:
     seconds_per_part: float = DEFAULT_SECONDS_PER_PART
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     deadline_seconds: float | None = None
+    shard: Shard = WHOLE
     columns: ColumnMapping = field(default_factory=ColumnMapping)
     step_stats: Path | None = None
     failed_rows: Path | None = None
@@ -138,7 +141,7 @@ class _Batch:
     def run(self) -> BatchSummary:
         job = self._job
         started = time.monotonic()
-        source = open_input(job.input)
+        source = open_input(job.input, shard=job.shard)
         may_exist = job.overwrite or job.resume
         target = check_output(job.output, source.paths, overwrite=may_exist)
         side_files = {"--step-stats": job.step_stats, "--failed-rows": job.failed_rows}
@@ -239,6 +242,7 @@ class _Batch:
                     tokenizer=engine.tokenizer,
                     columns=job.columns,
                     defaults=params,
+                    max_model_len=engine.limits.model_info.max_model_len,
                     num_previews=job.num_examples,
                     keeps_sources=job.failed_rows is not None,
                 )
@@ -380,7 +384,7 @@ def _check_params(engine: LLMEngine, params: SamplingParams) -> None:
 
 
 def _manifest(job: BatchJob, source: RowSource) -> Manifest:
-    described = ("engine_args", "sampling_params", "columns")
+    described = ("engine_args", "sampling_params", "columns", "shard")
     options = {
         field.name: getattr(job, field.name)
         for field in dataclasses.fields(job)

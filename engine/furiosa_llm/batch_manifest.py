@@ -75,6 +75,7 @@ def describe_batch(
         "tokenizer": tokenizer_hash or args.tokenizer or args.model,
         "devices": _kinds(args.devices),
         "input": [_content(file) for file in inputs],
+        "shard": str(source.shard),
     }
     return Manifest(
         model=args.model,
@@ -85,6 +86,7 @@ def describe_batch(
         seed=args.seed,
         inputs=inputs,
         identity=identity,
+        shard=source.shard,
     )
 
 

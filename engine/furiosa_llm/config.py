@@ -194,6 +194,12 @@ class EngineArgs:
     trust_remote_code: bool = option(
         "Run Python code that comes with the checkpoint.", default=False, is_flag=True
     )
+    allow_pickle: bool = option(
+        "Load pickled weights (pytorch_model.bin) where there are no safetensors. A pickle can "
+        "hold code: torch is told to take tensors only, but trust where the file comes from.",
+        default=False,
+        is_flag=True,
+    )
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -32,3 +32,4 @@ class EngineOptions(TypedDict, total=False):
     spare_blocks_ratio: float | None
     is_offline: bool | None
     trust_remote_code: bool
+    allow_pickle: bool

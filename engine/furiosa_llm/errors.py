@@ -81,16 +81,31 @@ class PromptTooLongError(RequestError):
 
     code: ClassVar[str] = "prompt_too_long"
 
-    def __init__(self, *, num_prompt_tokens: int, max_tokens: int, max_model_len: int) -> None:
-        super().__init__(
+    def __init__(self, message: str, *, num_prompt_tokens: int = 0) -> None:
+        super().__init__(message)
+        self.num_prompt_tokens = num_prompt_tokens
+
+    @classmethod
+    def of_tokens(
+        cls, *, num_prompt_tokens: int, max_tokens: int, max_model_len: int
+    ) -> PromptTooLongError:
+        """Tells of a prompt whose tokens were counted."""
+        return cls(
             f"This model's maximum context length is {max_model_len} tokens. However, you "
             f"requested {num_prompt_tokens + max_tokens} tokens ({num_prompt_tokens} in the "
             f"prompt, {max_tokens} in the completion). Reduce the length of the prompt or "
-            "max_tokens."
+            "max_tokens.",
+            num_prompt_tokens=num_prompt_tokens,
         )
-        self.num_prompt_tokens = num_prompt_tokens
-        self.max_tokens = max_tokens
-        self.max_model_len = max_model_len
+
+    @classmethod
+    def of_bytes(cls, *, num_bytes: int, num_tokens: int, max_model_len: int) -> PromptTooLongError:
+        """Tells of a prompt that is not even tokenized."""
+        return cls(
+            f"This model's maximum context length is {max_model_len} tokens. However, the prompt "
+            f"has {num_bytes} bytes, which are at least {num_tokens} tokens. Reduce the length of "
+            "the prompt."
+        )
 
 
 class NeverFitsError(RequestError):

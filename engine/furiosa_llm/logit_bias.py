@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from furiosa_llm.errors import InvalidParamsError
 from furiosa_llm.param_checks import is_finite, is_int, require, shortened
+from furiosa_llm.row_limits import MAX_BIASES
 
 MAX_BIAS = 100
 _MAX_DIGITS = 18
@@ -54,6 +55,7 @@ def checked_bias(value: object) -> LogitBias | None:
             continue
         token_id = _token_id(key)
         require(token_id not in biases, "logit_bias", value, "given once for each token")
+        require(len(biases) < MAX_BIASES, "logit_bias", value, f"of at most {MAX_BIASES} tokens")
         biases[token_id] = _bias(bias)
     return LogitBias(biases.items()) if biases else None
 

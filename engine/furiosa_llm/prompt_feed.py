@@ -65,6 +65,7 @@ class PromptFeed:
         tokenizer: Tokenizer,
         columns: ColumnMapping,
         defaults: SamplingParams,
+        max_model_len: int,
         num_previews: int = 0,
         keeps_sources: bool = False,
     ) -> None:
@@ -75,6 +76,7 @@ class PromptFeed:
             tokenizer: Of the model.
             columns: What the columns mean.
             defaults: The parameters of a row that brings none.
+            max_model_len: Prompts that surely have more tokens are not tokenized.
             num_previews: So many of the first rows keep the start of their prompt.
             keeps_sources: Whether rows come with what they were read from.
         """
@@ -82,6 +84,7 @@ class PromptFeed:
         self._tokenizer = tokenizer
         self._columns = columns
         self._defaults = defaults
+        self._max_model_len = max_model_len
         self._num_previews = num_previews
         self._keeps_sources = keeps_sources
         # Many rows with parameters of their own have the same ones: keep each set once.
@@ -166,7 +169,10 @@ class PromptFeed:
 
     def _parse(self, row: RawRow) -> PromptRecord | FailedRow:
         try:
-            return parse_row(row, self._columns, self._defaults)
+            record = parse_row(row, self._columns, self._defaults)
+            if record.prompt is not None:
+                self._check_length(record.prompt)
+            return record
         except RequestError as error:
             request_id, carried = identify(row, self._columns)
             return FailedRow(row.row_index, request_id, carried, error, "")
@@ -175,10 +181,15 @@ class PromptFeed:
         self, record: PromptRecord, messages: Sequence[Mapping[str, object]]
     ) -> FeedRow:
         try:
-            return self._ready(record, self._tokenizer.encode_chat(messages))
+            text = self._tokenizer.render_chat(messages)
+            self._check_length(text)
+            return self._ready(record, self._tokenizer.encode_rendered(text))
         except RequestError as error:
             preview = self._preview(record)
             return FailedRow(record.row_index, record.request_id, record.carried, error, preview)
+
+    def _check_length(self, text: str) -> None:
+        self._tokenizer.check_length(text, max_num_tokens=self._max_model_len)
 
     def _ready(self, record: PromptRecord, token_ids: Sequence[int]) -> ReadyRow:
         if len(self._shared_params) >= _MAX_SHARED_PARAMS:

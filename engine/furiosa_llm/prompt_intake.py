@@ -75,6 +75,7 @@ class PromptIntake:
                 "a prompt must be a text, {'prompt': text} or {'prompt_token_ids': [...]}, got "
                 f"{repr(prompt)[:80]}"
             )
+        self._tokenizer.check_length(text, max_num_tokens=self._limits.model_info.max_model_len)
         try:
             return text, self._checked(self._tokenizer.encode(text))
         except TypeError as error:  # half of a surrogate pair

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from furiosa_llm.errors import InvalidParamsError
 from furiosa_llm.param_checks import Number, is_int, is_text, require
-
-MAX_COMPLETIONS = 1024
-MAX_STOPS = 64
-MAX_LOGPROBS = 20
+from furiosa_llm.row_limits import (
+    MAX_COMPLETIONS,
+    MAX_LOGPROBS,
+    MAX_STOP_CHARACTERS,
+    MAX_STOPS,
+)
 
 NUMBERS = {
     "n": Number(low=1, high=MAX_COMPLETIONS, is_whole=True),
@@ -44,6 +46,9 @@ def check_stops(stop: Sequence[object], stop_token_ids: Sequence[object]) -> Non
     """
     require(all(map(is_text, stop)), "stop", stop, "a text or a list of texts, none of them empty")
     require(len(stop) <= MAX_STOPS, "stop", stop, f"at most {MAX_STOPS} strings")
+    for text in stop:
+        wanted = f"of texts of at most {MAX_STOP_CHARACTERS} characters"
+        require(isinstance(text, str) and len(text) <= MAX_STOP_CHARACTERS, "stop", text, wanted)
     name, token_ids = "stop_token_ids", stop_token_ids
     are_ids = all(isinstance(token, int) and is_int(token) and token >= 0 for token in token_ids)
     require(are_ids, name, token_ids, "a list of token ids")

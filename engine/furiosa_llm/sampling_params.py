@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from furiosa_llm.errors import InvalidParamsError
 from furiosa_llm.logit_bias import checked_bias, parse_bias
 from furiosa_llm.options import option, parse_bool, parse_optional, parse_size
-from furiosa_llm.param_checks import require, tuple_of
+from furiosa_llm.param_checks import require, shortened, tuple_of
 from furiosa_llm.sampling_limits import NUMBERS, TRUTH_VALUES, check_stops, refuse_beam_search
 from furiosa_llm.structured_outputs import StructuredOutputs, checked_structure, parse_structure
 
@@ -218,7 +218,7 @@ class SamplingParams:
         unknown = sorted(set(changes) - PARAMETER_NAMES)
         if unknown:
             raise InvalidParamsError(
-                f"unknown sampling parameter {unknown[0]!r}; known are "
+                f"unknown sampling parameter {shortened(unknown[0])}; known are "
                 + ", ".join(sorted(PARAMETER_NAMES))
             )
         # `changes` is checked by __post_init__, value by value.

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from furiosa_llm.errors import InvalidParamsError
 from furiosa_llm.param_checks import is_text, require, shortened, tuple_of
-
-MAX_CHOICES = 1024
+from furiosa_llm.row_limits import MAX_CHOICES, MAX_FORM_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +65,14 @@ class StructuredOutputs:
                 self.choice,
                 f"a list of at most {MAX_CHOICES} texts, none of them empty",
             )
+        self._check_length()
+
+    def _check_length(self) -> None:
+        for name in ("json", "regex", "grammar", "choice"):
+            value = getattr(self, name) or ""
+            length = len(value) if isinstance(value, str) else sum(map(len, value))
+            wanted = f"of at most {MAX_FORM_CHARACTERS:,} characters"
+            require(length <= MAX_FORM_CHARACTERS, _named(name), value, wanted)
 
 
 FORMS = tuple(field.name for field in dataclasses.fields(StructuredOutputs))

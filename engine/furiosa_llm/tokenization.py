@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
+from furiosa_llm.bounded_templates import BoundedEnvironment
 from furiosa_llm.config import EngineArgs
-from furiosa_llm.errors import ConfigError, InvalidParamsError, InvalidRowError, ModelLoadError
+from furiosa_llm.errors import (
+    ConfigError,
+    InvalidParamsError,
+    InvalidRowError,
+    ModelLoadError,
+    PromptTooLongError,
+)
+from furiosa_llm.token_bounds import bytes_per_token
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _REPLACEMENT = "\ufffd"  # what bytes decode to that are not (yet) a character
@@ -59,6 +68,27 @@ class Tokenizer:
             )
         return self._tokenizer.backend_tokenizer.to_str(), len(self._tokenizer)
 
+    def check_length(self, text: str, *, max_num_tokens: int) -> None:
+        """Refuses a text that surely has too many tokens: to find out how many may take minutes.
+
+        Raises:
+            PromptTooLongError: It has, whatever its tokens are.
+        """
+        if len(text) <= max_num_tokens:
+            return
+        limit = self._bytes_per_token
+        num_bytes = len(text.encode(errors="surrogatepass"))
+        if limit is not None and num_bytes > max_num_tokens * limit:
+            raise PromptTooLongError.of_bytes(
+                num_bytes=num_bytes, num_tokens=-(-num_bytes // limit), max_model_len=max_num_tokens
+            )
+
+    @functools.cached_property
+    def _bytes_per_token(self) -> int | None:
+        if not self._tokenizer.is_fast:
+            return None
+        return bytes_per_token(self._tokenizer.backend_tokenizer.to_str())
+
     def encode(self, text: str) -> list[int]:
         """Tokenizes a prompt, with the special tokens that the tokenizer adds by itself."""
         token_ids: list[int] = self._tokenizer.encode(text)
@@ -68,14 +98,6 @@ class Tokenizer:
         """Tokenizes many prompts at once."""
         token_ids: list[list[int]] = self._tokenizer(list(texts), padding=False)["input_ids"]
         return token_ids
-
-    def encode_chat(self, messages: Sequence[Mapping[str, object]]) -> list[int]:
-        """Renders messages by the chat template and tokenizes the result.
-
-        Raises:
-            InvalidRowError: There is no template, or it refuses the messages.
-        """
-        return self.encode_rendered(self.render_chat(messages))
 
     def encode_rendered(self, text: str) -> list[int]:
         """Tokenizes what the chat template wrote: its special tokens, and no others."""
@@ -96,8 +118,19 @@ class Tokenizer:
             text: str = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise InvalidRowError(f"the chat template refuses the messages: {error}") from error
+            text.encode()  # a template can make half of a surrogate pair
+        except (
+            TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RecursionError,
+            MemoryError,
+        ) as error:
+            reason = str(error) or type(error).__name__
+            raise InvalidRowError(f"the chat template refuses the messages: {reason}") from error
         return text
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
@@ -179,7 +212,10 @@ class StopStringFinder:
 
 def _load(path: str, *, mode: str, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer  # loads torch
+    from transformers.utils import chat_template_utils
 
+    # A chat template comes with the model: it is rendered in our sandbox in place of Jinja's.
+    chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, use_fast=mode != "slow", trust_remote_code=trust_remote_code

@@ -10,6 +10,7 @@ import click
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.dataset.shard import WHOLE, Shard
 from furiosa_llm.error_limit import MIN_ROWS, ErrorLimit
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm_cli.command import DISPLAY, INPUT_AND_OUTPUT, SectionedCommand
@@ -105,6 +106,15 @@ Examples:
     section=INPUT_AND_OUTPUT,
     help="Stop after this time, such as 2h, with the grace time in it; --resume goes on.",
 )
+@option(
+    "--shard",
+    type=ParsedType(Shard.parse, "I/N"),
+    default=WHOLE,
+    show_default=True,
+    metavar="I/N",
+    section=INPUT_AND_OUTPUT,
+    help="Answer only each N-th row, from the I-th on; `furiosa-llm merge` joins the outputs.",
+)
 @column_options
 @option(
     "--expected-column",
@@ -171,6 +181,7 @@ def run(
     checkpoint_every: Checkpoint | None,
     grace: float,
     deadline: float | None,
+    shard: Shard,
     expected_column: str | None,
     step_stats: Path | None,
     failed_rows: Path | None,
@@ -206,6 +217,7 @@ def run(
             grace_seconds=grace,
             deadline_seconds=deadline,
             **_checkpoint(checkpoint_every),
+            shard=shard,
             columns=columns,
             step_stats=step_stats,
             failed_rows=failed_rows,

@@ -218,7 +218,7 @@ def test_a_chat_goes_through_the_template(llm: LLM) -> None:
     assert texts(one) == ["5"]
     assert texts(two) == ["5", "30"]
     assert one[0].prompt == tokenizer.render_chat(conversation)
-    assert one[0].prompt_token_ids == tokenizer.encode_chat(conversation)
+    assert one[0].prompt_token_ids == tokenizer.encode_rendered(tokenizer.render_chat(conversation))
     assert one[0].prompt_token_ids.count(one[0].prompt_token_ids[0]) == 1  # one BOS
 
 

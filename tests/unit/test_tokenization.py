@@ -71,7 +71,9 @@ def test_a_stop_string_is_found_as_soon_as_it_is_complete(
 
 
 def test_messages_are_rendered_by_the_chat_template(tokenizer: Tokenizer) -> None:
-    token_ids = tokenizer.encode_chat([{"role": "user", "content": "hi"}])
+    token_ids = tokenizer.encode_rendered(
+        tokenizer.render_chat([{"role": "user", "content": "hi"}])
+    )
 
     text = tokenizer.decode(token_ids, skip_special_tokens=False)
 
@@ -84,7 +86,7 @@ def test_messages_without_a_chat_template_are_refused(tmp_path: Path) -> None:
     plain.save_pretrained(tmp_path)
 
     with pytest.raises(InvalidRowError, match="no chat template"):
-        Tokenizer(str(tmp_path)).encode_chat([{"role": "user", "content": "hi"}])
+        Tokenizer(str(tmp_path)).render_chat([{"role": "user", "content": "hi"}])
 
 
 def test_a_missing_tokenizer_is_one_clear_line(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from furiosa_llm.artifact_builder.source import (
     find_folder,
 )
 from furiosa_llm.artifact_builder.weights import (
-    INDEX_FILE,
     StoredTensor,
     find_tensors,
     main_dtype,
@@ -29,8 +28,10 @@ from furiosa_llm.artifact_builder.weights import (
     shard_index,
 )
 from furiosa_llm.dataset.manifest import installed_versions, utc_now
+from furiosa_llm.dataset.redaction import redacted_text
 from furiosa_llm.errors import ConfigError, DatasetError, ModelLoadError
 from furiosa_llm.modeling.model_outline import ModelOutline, outline_model
+from furiosa_llm.modeling.weight_files import INDEX_FILE
 from furiosa_llm.tokenization import Tokenizer
 
 _PROGRAM = "furiosa-llm-cli"
@@ -105,7 +106,7 @@ def build_artifact(
     tensors = find_tensors(folder, dtype, outline.uncast_names)
     artifact = Artifact(
         name=options.name or output.resolve().name,
-        model=model,
+        model=redacted_text(model),
         architecture=outline.architecture,
         dtype=main_dtype(tensors),
         num_parameters=sum(tensor.num_elements for tensor in tensors),

@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from furiosa_llm.artifact.contents import ARTIFACT_FILE, RUNTIME_FILE
-from furiosa_llm.artifact_builder.weights import INDEX_FILE
 from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.modeling.weight_files import INDEX_FILE
 
 CONFIG_FILE = "config.json"
 

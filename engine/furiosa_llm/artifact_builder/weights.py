@@ -19,9 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.modeling.weight_files import INDEX_FILE, SINGLE_FILE, read_index
 
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
 MAX_SHARD_BYTES = 5 * 10**9
 
 _CHUNK_BYTES = 2**24  # a multiple of every item's size
@@ -214,14 +213,10 @@ def _weight_files(folder: Path) -> list[Path]:
         return [single]
     if not index.is_file():
         raise ModelLoadError(
-            f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}; save the checkpoint with "
-            "transformers' save_pretrained"
+            f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}, and pickled weights are not "
+            "built from; save the checkpoint with transformers' save_pretrained"
         )
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelLoadError(f"{index}: cannot be read as an index of weights") from error
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in read_index(index)]
 
 
 def _read_header(path: Path) -> Iterator[StoredTensor]:

@@ -115,6 +115,7 @@ class PromptSource:
             tokenizer=engine.tokenizer,
             columns=workload.columns,
             defaults=self._params,
+            max_model_len=engine.limits.model_info.max_model_len,
         )
         prompts = []
         with feed:

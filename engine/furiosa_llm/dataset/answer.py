@@ -10,6 +10,7 @@ from furiosa_llm.dataset.packed_logprobs import PackedLogprobs
 from furiosa_llm.dataset.record import PromptRecord
 from furiosa_llm.errors import RequestError
 from furiosa_llm.outputs import CompletionOutput, RequestOutput
+from furiosa_llm.row_limits import MAX_ERROR_CHARACTERS
 
 CANCELLED = "cancelled"
 ERROR = "error"
@@ -108,7 +109,7 @@ def error_answer(
         finish_reason=ERROR,
         stop_reason=None,
         error_code=error.code,
-        error=str(error),
+        error=str(error)[:MAX_ERROR_CHARACTERS],
         num_prompt_tokens=getattr(error, "num_prompt_tokens", 0),
         num_output_tokens=0,
         num_cached_tokens=0,

@@ -15,6 +15,7 @@ _PROMPT_KEYS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 # They do not change the answer.
 _IGNORED = frozenset({"model", "user", "metadata"})
 _CHAT_LOGPROBS = ("logprobs", "top_logprobs")
+_MAX_SHOWN = 80
 _LENGTH_KEYS = ("max_tokens", "max_completion_tokens")
 
 
@@ -64,7 +65,7 @@ def batch_params(data: Mapping[str, object]) -> dict[str, object]:
             continue
         if key not in PARAMETER_NAMES and key not in _LENGTH_KEYS:
             raise InvalidParamsError(
-                f"body.{key} is not supported, got {shortened(value)}; remove it"
+                f"body.{key[:_MAX_SHOWN]} is not supported, got {shortened(value)}; remove it"
             )
         params[key] = value
     return _with_one_length(params)

@@ -72,7 +72,8 @@ class ColumnMapping:
 
         assert self._template is not None, "render() without a template"
         try:
-            return self._template.render({"row": data, **data})
+            text = self._template.render({"row": data, **data})
+            text.encode()  # a template can make half of a surrogate pair
         except (
             TemplateError,
             ArithmeticError,
@@ -87,17 +88,17 @@ class ColumnMapping:
             raise InvalidRowError(
                 f"the template fails on this row: {reason[:_MAX_SHOWN]}"
             ) from error
+        return text
 
 
 def _compiled(template: str | None) -> Template | None:
     if template is None:
         return None
     from jinja2 import StrictUndefined, TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, keep_trailing_newline=True
-    )
+    from furiosa_llm.bounded_templates import BoundedEnvironment
+
+    environment = BoundedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     try:
         return environment.from_string(template)
     except TemplateSyntaxError as error:

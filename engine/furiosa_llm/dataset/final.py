@@ -13,6 +13,8 @@ from furiosa_llm.dataset.layout import OutputLayout
 from furiosa_llm.dataset.manifest import MANIFEST_KEY
 from furiosa_llm.dataset.merge import merged_tables
 from furiosa_llm.dataset.parts import PartInfo, joined_columns
+from furiosa_llm.dataset.shard import WHOLE, Shard
+from furiosa_llm.dataset.shard_file import shard_metadata
 from furiosa_llm.dataset.target import FOLDER_MANIFEST
 
 ROWS_PER_FILE = 65_536
@@ -26,15 +28,18 @@ def write_final_file(
     infos: Sequence[PartInfo],
     declared: pa.Schema | None,
     metadata: Mapping[str, str],
+    shard: Shard | None = WHOLE,
 ) -> Path:
     """Writes the complete output as one file into the parts' folder.
+
+    `shard` is what the parts must hold; None where rows may be missing.
 
     Raises:
         DatasetError: A part cannot be read or the file not be written.
     """
-    layout = OutputLayout(joined_columns(infos), declared)
+    layout, metadata = _planned(infos, declared, metadata, shard)
     path = folder / "merged.parquet"
-    _write(path, _merged_chunks(infos, folder), layout, metadata)
+    _write(path, _merged_chunks(infos, folder, shard), layout, metadata)
     return path
 
 
@@ -43,23 +48,40 @@ def write_final_folder(
     infos: Sequence[PartInfo],
     declared: pa.Schema | None,
     metadata: Mapping[str, str],
+    shard: Shard | None = WHOLE,
 ) -> Path:
     """Writes the complete output as a folder of files into the parts' folder.
+
+    `shard` is what the parts must hold; None where rows may be missing.
 
     Raises:
         DatasetError: A part cannot be read or a file not be written.
     """
-    layout = OutputLayout(joined_columns(infos), declared)
+    layout, metadata = _planned(infos, declared, metadata, shard)
     merged = folder / "merged"
     with writing(merged):
         merged.mkdir()
-    for number, chunks in enumerate(_files(_merged_chunks(infos, folder))):
+    for number, chunks in enumerate(_files(_merged_chunks(infos, folder, shard))):
         _write(merged / f"part-{number:06d}.parquet", chunks, layout, metadata)
     with durable_file(merged / FOLDER_MANIFEST) as file:
         file.write(metadata[MANIFEST_KEY].encode())
     with writing(merged):
         sync_folder(merged)
     return merged
+
+
+def _planned(
+    infos: Sequence[PartInfo],
+    declared: pa.Schema | None,
+    metadata: Mapping[str, str],
+    shard: Shard | None,
+) -> tuple[OutputLayout, Mapping[str, str]]:
+    """Returns the columns and the metadata; those of a shard are enough to join it to others."""
+    carried = joined_columns(infos)
+    is_shard = shard not in (None, WHOLE)
+    if is_shard:
+        metadata = {**metadata, **shard_metadata(carried, declared)}
+    return OutputLayout(carried, declared, is_shard=is_shard), metadata
 
 
 def _write(
@@ -92,13 +114,15 @@ def _files(chunks: Iterator[pa.Table]) -> Iterator[Iterator[pa.Table]]:
         yield chunks_of_one_file()
 
 
-def _merged_chunks(infos: Sequence[PartInfo], scratch: Path) -> Iterator[pa.Table]:
+def _merged_chunks(
+    infos: Sequence[PartInfo], scratch: Path, shard: Shard | None
+) -> Iterator[pa.Table]:
     """Yields the merged rows in tables of the same number of rows, the last one apart."""
     num_rows = sum(info.num_rows for info in infos)
     num_bytes = sum(info.num_bytes for info in infos)
     wanted = max(1, min(_MAX_CHUNK_ROWS, _MAX_CHUNK_BYTES * num_rows // max(num_bytes, 1)))
     held: list[pa.Table] = []
-    for table in merged_tables(infos, scratch):
+    for table in merged_tables(infos, scratch, shard=shard):
         held.append(table)
         if sum(map(len, held)) >= wanted:
             joined = pa.concat_tables(held)

@@ -7,12 +7,12 @@ import datetime
 import json
 import math
 
+from furiosa_llm.row_limits import MAX_DEPTH
+
 try:
     import orjson
 except ModuleNotFoundError:  # faster by far, but not on every machine that has pyarrow
     orjson = None  # type: ignore[assignment]
-
-MAX_DEPTH = 100
 
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 20
@@ -69,7 +69,7 @@ def _refuse(constant: str) -> object:
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"the number {text} is out of range")
+        raise ValueError(f"the number {text[:40]} is out of range")
     return number
 
 

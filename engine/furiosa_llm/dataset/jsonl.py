@@ -19,11 +19,11 @@ from furiosa_llm.dataset.json_text import parse_json
 from furiosa_llm.dataset.prompts import shortened
 from furiosa_llm.dataset.record import RawRow
 from furiosa_llm.errors import DatasetError
+from furiosa_llm.row_limits import MAX_COLUMNS, MAX_LINE_BYTES
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json-lines")
 GZIP_SUFFIX = ".gz"
 ZSTD_SUFFIX = ".zst"
-MAX_LINE_BYTES = 100_000_000
 
 _BOM = b"\xef\xbb\xbf"
 _BUFFER_BYTES = 1 << 20
@@ -125,6 +125,9 @@ def _parsed(line: bytes, row_index: int, place: str) -> RawRow:
         return RawRow(
             row_index, None, f"{place}: a row must be a JSON object, got {shortened(value)}"
         )
+    if len(value) > MAX_COLUMNS:
+        problem = f"{place}: the row has {len(value)} columns, and at most {MAX_COLUMNS} are read"
+        return RawRow(row_index, None, problem)
     return RawRow(row_index, value)
 
 

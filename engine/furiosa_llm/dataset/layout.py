@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,7 +12,13 @@ from furiosa_llm.dataset.json_text import parse_json, to_json
 from furiosa_llm.dataset.kinds import arrow_type
 from furiosa_llm.dataset.part_columns import CARRIED_JSON, typed_column
 from furiosa_llm.dataset.parts import CarriedColumn
-from furiosa_llm.dataset.schema import ANSWER_SCHEMA, output_names
+from furiosa_llm.dataset.schema import (
+    ANSWER_SCHEMA,
+    AS_READ_COLUMN,
+    OTHER_COLUMN,
+    output_names,
+)
+from furiosa_llm.row_limits import MAX_COLUMNS
 
 _Row = Mapping[str, object]
 
@@ -26,17 +32,38 @@ class _Column:
 
 
 class OutputLayout:
-    """The columns of the output: those of every run, then the input's own."""
+    """The columns of the output: those of every run, then the input's own.
 
-    def __init__(self, carried: Mapping[str, CarriedColumn], declared: pa.Schema | None) -> None:
+    Rows that each bring columns of their own would make a column for each of them: what comes after
+    the first thousand is kept in one, as JSON.
+
+    The output of a shard has one more: the input's columns as they were read. Their types in the
+    joined output are only known when the rows of all shards are.
+    """
+
+    def __init__(
+        self,
+        carried: Mapping[str, CarriedColumn],
+        declared: pa.Schema | None,
+        *,
+        is_shard: bool = False,
+    ) -> None:
         kept = declared_types(declared)
         names = output_names(carried)
+        inferred = [name for name in carried if name not in kept]
+        others = set(inferred[MAX_COLUMNS:])
         self._columns = [
             _typed(name, names[name], declared.field(name).type, kept[name])
             if declared is not None and name in kept
             else _inferred(name, names[name], column)
             for name, column in carried.items()
+            if name not in others
         ]
+        if others:
+            self._columns.append(_together(others))
+        if is_shard:
+            as_read = pa.field(AS_READ_COLUMN, pa.string())
+            self._columns.append(_Column(as_read, lambda merged, _: merged.column(CARRIED_JSON)))
         self.schema = pa.schema([*ANSWER_SCHEMA, *(column.field for column in self._columns)])
 
     def table(self, merged: pa.Table) -> pa.Table:
@@ -76,6 +103,17 @@ def _inferred(name: str, output_name: str, column: CarriedColumn) -> _Column:
     return _Column(
         pa.field(output_name, kind),
         lambda _, rows: pa.array([row.get(name) for row in rows], type=kind),
+    )
+
+
+def _together(names: Set[str]) -> _Column:
+    def text_of(row: _Row) -> str | None:
+        own = {name: value for name, value in row.items() if name in names}
+        return to_json(own) if own else None
+
+    return _Column(
+        pa.field(OTHER_COLUMN, pa.string()),
+        lambda _, rows: pa.array(map(text_of, rows), type=pa.string()),
     )
 
 

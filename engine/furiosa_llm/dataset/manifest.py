@@ -14,6 +14,7 @@ from pathlib import Path
 from furiosa_llm.dataset.hashing import hash_file
 from furiosa_llm.dataset.reader import RowSource
 from furiosa_llm.dataset.redaction import redacted
+from furiosa_llm.dataset.shard import WHOLE, Shard
 from furiosa_llm.sampling_params import SamplingParams
 
 MANIFEST_KEY = "furiosa_llm.manifest"
@@ -45,6 +46,7 @@ class Manifest:
         seed: Of every random draw.
         inputs: What was read, in order.
         identity: What answers depend on, by name. Another run with the same would give the same.
+        shard: Which of its rows were taken.
         started_at: ISO 8601, UTC.
         ended_at: The same; None until then.
         counts: How many rows ended how, and the like.
@@ -61,6 +63,7 @@ class Manifest:
     seed: int = 0
     inputs: tuple[InputFile, ...] = ()
     identity: Mapping[str, object] = field(default_factory=dict)
+    shard: Shard = WHOLE
     started_at: str = field(default_factory=lambda: utc_now())
     ended_at: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from furiosa_llm.dataset.parts import PartInfo, joined_columns, write_tables
+from furiosa_llm.dataset.shard import WHOLE, Shard
 from furiosa_llm.errors import DatasetError
 
 MAX_OPEN_PARTS = 64
@@ -21,26 +22,35 @@ _ROW_INDEX = "row_index"
 
 
 def merged_tables(
-    infos: Sequence[PartInfo], scratch: Path, *, max_open: int = MAX_OPEN_PARTS
+    infos: Sequence[PartInfo],
+    scratch: Path,
+    *,
+    shard: Shard | None = WHOLE,
+    max_open: int = MAX_OPEN_PARTS,
 ) -> Iterator[pa.Table]:
     """Yields small tables that together hold every row in order, once.
 
     Args:
         infos: The parts. Their rows may overlap in any way.
         scratch: A folder for parts in between, which are needed if very many parts overlap.
+        shard: The rows that must all be there; None where some may be missing.
         max_open: Most parts to read from at the same time.
 
     Raises:
         DatasetError: A part cannot be read, or one in between cannot be written.
     """
-    next_row = 0
+    num_rows, last = 0, -1
     for table in _ordered_tables(_with_little_overlap(infos, scratch, max_open)):
         indexes = table.column(_ROW_INDEX).to_numpy()
-        stop = next_row + len(indexes)
-        assert np.array_equal(indexes, np.arange(next_row, stop)), (
-            f"rows {next_row} to {stop - 1} are not all there once"
-        )
-        next_row = stop
+        if shard is None:
+            assert last < indexes[0], f"row {indexes[0]} comes after row {last}"
+            assert np.all(np.diff(indexes) > 0), f"a row from {indexes[0]} on is there twice"
+        else:
+            expected = shard.row_indexes(num_rows, num_rows + len(indexes))
+            assert np.array_equal(indexes, expected), (
+                f"rows {expected.start} to {expected[-1]} are not all there once"
+            )
+        num_rows, last = num_rows + len(indexes), indexes[-1]
         yield table
 
 

@@ -6,7 +6,7 @@ A part has its rows in order of `row_index`. All parts of a run have the same sc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def write_tables(info: PartInfo, schema: pa.Schema, tables: Iterable[pa.Table]) 
         "num_bytes": info.num_bytes,
         "first_row": info.first_row,
         "last_row": info.last_row,
-        "carried": {name: [*column.first, column.kind] for name, column in info.carried.items()},
+        "carried": carried_to_json(info.carried),
     }
     schema = schema.with_metadata({_INFO_KEY: json.dumps(about).encode()})
     group_rows = _group_rows(info)
@@ -156,11 +156,19 @@ def write_tables(info: PartInfo, schema: pa.Schema, tables: Iterable[pa.Table]) 
 def read_part_info(path: Path) -> PartInfo:
     """Reads what a part says about itself."""
     about = json.loads(pq.read_schema(path).metadata[_INFO_KEY])
-    carried = {
-        name: CarriedColumn((row, position), kind)
-        for name, (row, position, kind) in about.pop("carried").items()
+    return PartInfo(path=path, carried=carried_from_json(about.pop("carried")), **about)
+
+
+def carried_to_json(carried: Mapping[str, CarriedColumn]) -> dict[str, list[object]]:
+    """Returns the description of carried columns as JSON can hold it."""
+    return {name: [*column.first, column.kind] for name, column in carried.items()}
+
+
+def carried_from_json(value: Mapping[str, tuple[int, int, Kind]]) -> dict[str, CarriedColumn]:
+    """Reads what `carried_to_json` gives."""
+    return {
+        name: CarriedColumn((row, position), kind) for name, (row, position, kind) in value.items()
     }
-    return PartInfo(path=path, carried=carried, **about)
 
 
 def _group_rows(info: PartInfo) -> int:
@@ -173,14 +181,14 @@ def _carried_columns(
     indexes: Sequence[int], carried: Sequence[Carried], declared: DeclaredTypes
 ) -> dict[str, CarriedColumn]:
     first: dict[str, tuple[int, int]] = {}
-    for row_index, values in zip(indexes, carried, strict=True):
-        if not values.keys() <= first.keys():
-            for position, name in enumerate(values):
-                first.setdefault(name, (row_index, position))
+    values: dict[str, list[object]] = {}
+    for row_index, columns in zip(indexes, carried, strict=True):
+        for position, (name, value) in enumerate(columns.items()):
+            if name not in first:
+                first[name] = (row_index, position)
+                values[name] = []
+            values[name].append(value)
     return {
-        name: CarriedColumn(
-            place,
-            NULL if name in declared else kind_of_all([values.get(name) for values in carried]),
-        )
+        name: CarriedColumn(place, NULL if name in declared else kind_of_all(values[name]))
         for name, place in first.items()
     }

@@ -16,14 +16,15 @@ from furiosa_llm.dataset.hub_input import HUB_PREFIX, HubDataset
 from furiosa_llm.dataset.jsonl import (
     GZIP_SUFFIX,
     JSONL_SUFFIXES,
-    MAX_LINE_BYTES,
     ZSTD_SUFFIX,
     JsonlFile,
     check_compression,
 )
 from furiosa_llm.dataset.parquet_input import PARQUET_SUFFIXES, ParquetInput
 from furiosa_llm.dataset.record import RawRow
+from furiosa_llm.dataset.shard import WHOLE, Shard
 from furiosa_llm.errors import DatasetError
+from furiosa_llm.row_limits import MAX_LINE_BYTES
 
 STANDARD_INPUT = "-"
 
@@ -62,17 +63,19 @@ class RowSource:
         paths: The files behind it, in order; none for standard input or a named dataset.
         parts: What the rows come from, in order.
         schema: Types of the columns on which all parts agree, if all of them are Parquet.
+        shard: Which of the rows are taken.
     """
 
     source: str
     paths: tuple[Path, ...]
     parts: tuple[InputPart, ...]
     schema: pa.Schema | None
+    shard: Shard = WHOLE
 
     @property
     def num_rows(self) -> int | None:
         """The number of rows, where it is known without reading them."""
-        return _total(part.num_rows for part in self.parts)
+        return self._share(_total(part.num_rows for part in self.parts))
 
     def count_rows(self) -> int | None:
         """Counts the rows; None where that would take reading everything twice.
@@ -80,10 +83,10 @@ class RowSource:
         Raises:
             DatasetError: A file cannot be read.
         """
-        return _total(part.count_rows() for part in self.parts)
+        return self._share(_total(part.count_rows() for part in self.parts))
 
     def rows(self) -> Iterator[RawRow]:
-        """Yields every row, numbered from 0.
+        """Yields the rows; their numbers count from 0 in the whole input.
 
         Raises:
             DatasetError: A file cannot be read, or is damaged.
@@ -92,15 +95,22 @@ class RowSource:
         for part in self.parts:
             for row in part.rows(num_rows):
                 num_rows = row.row_index + 1
-                yield row
+                if self.shard.has(row.row_index):
+                    yield row
+
+    def _share(self, num_rows: int | None) -> int | None:
+        return None if num_rows is None else self.shard.num_rows_of(num_rows)
 
 
-def open_input(source: str, *, max_line_bytes: int = MAX_LINE_BYTES) -> RowSource:
+def open_input(
+    source: str, *, shard: Shard = WHOLE, max_line_bytes: int = MAX_LINE_BYTES
+) -> RowSource:
     """Opens an input without reading its rows.
 
     Args:
         source: A file, a folder, a glob, `-` for JSONL on standard input, or
             `datasets:NAME[:SPLIT]`.
+        shard: Which of the rows to take.
         max_line_bytes: A longer line of JSONL becomes a row with an error.
 
     Raises:
@@ -115,7 +125,8 @@ def open_input(source: str, *, max_line_bytes: int = MAX_LINE_BYTES) -> RowSourc
     else:
         paths = tuple(_files_of(source))
         parts = tuple(_open_file(path, max_line_bytes) for path in paths)
-    return RowSource(source=source, paths=paths, parts=parts, schema=_common_schema(parts))
+    schema = _common_schema(parts)
+    return RowSource(source=source, paths=paths, parts=parts, schema=schema, shard=shard)
 
 
 def _files_of(source: str) -> list[Path]:

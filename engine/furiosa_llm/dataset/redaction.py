@@ -16,7 +16,30 @@ _SECRET_NAME = re.compile(
     r"|(api|access|private|secret)[_-]?key)$",
     re.IGNORECASE,
 )
-_URL = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/\s@]*@)?([^\s?#]*)(?:\?[^\s#]*)?", re.IGNORECASE)
+# A path of Python's has one of the two slashes. What comes before the last @ is a user's.
+_URL = re.compile(
+    r"\b([a-z][a-z0-9+.-]+:/{1,2})(?:[^/\s?#]*@)?([^\s?#]*)(?:\?[^\s#]*)?(?:#\S*)?", re.IGNORECASE
+)
+_NAMED_VALUE = re.compile(
+    r"\b(x-amz-[a-z-]+|(?:access_?|auth_?)?token|sig|signature|password|passwd|secret|api_?key)="
+    r"[^&\s\"']+",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"\b(hf_[A-Za-z0-9]{10,}|sk-[\w-]{16,}|gh[opsru]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b"
+)
+
+
+def redacted_text(text: str) -> str:
+    """Returns a text without the secrets that its form gives away.
+
+    These are users and passwords, queries and fragments of URLs, `token=...` and the like, and
+    tokens of well-known services.
+    """
+    text = _URL.sub(r"\1\2", text)
+    text = _NAMED_VALUE.sub(rf"\1={HIDDEN}", text)
+    return _TOKEN.sub(HIDDEN, _BEARER.sub(rf"\1{HIDDEN}", text))
 
 
 def redacted(value: object) -> object:
@@ -29,7 +52,7 @@ def redacted(value: object) -> object:
     if isinstance(value, enum.Enum):
         return redacted(value.value)
     if isinstance(value, str | PurePath):
-        return _URL.sub(r"\1\2", str(value))
+        return redacted_text(str(value))
     if isinstance(value, set | frozenset):
         return sorted((redacted(item) for item in value), key=str)
     if isinstance(value, list | tuple):

@@ -22,7 +22,7 @@ def estimate_num_rows(source: RowSource) -> int | None:
     if not source.paths:
         return None
     try:
-        return sum(map(_estimate, source.paths))
+        return source.shard.num_rows_of(sum(map(_estimate, source.paths)))
     except OSError:
         return None  # the reader says why
 

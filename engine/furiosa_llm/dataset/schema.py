@@ -55,14 +55,19 @@ ANSWER_SCHEMA = pa.schema(
 )
 
 
+AS_READ_COLUMN = "furiosa_llm.as_read"  # in the output of a shard
+OTHER_COLUMN = "furiosa_llm.other_columns"  # in an output of very many columns
+
+
 def output_names(carried: Iterable[str]) -> dict[str, str]:
     """Names the input's own columns in the output; one that clashes becomes `input_NAME`."""
     names = list(carried)
-    taken = {*ANSWER_SCHEMA.names, *names}
+    reserved = {*ANSWER_SCHEMA.names, AS_READ_COLUMN, OTHER_COLUMN}
+    taken = {*reserved, *names}
     chosen: dict[str, str] = {}
     for name in names:
         output_name = name
-        if name in ANSWER_SCHEMA.names:
+        if name in reserved:
             while output_name in taken:
                 output_name = f"input_{output_name}"
         taken.add(output_name)

@@ -202,7 +202,7 @@ class AnswerWriter:
         metadata = {**self.manifest.ended().metadata(), **metadata}
         folder = self._target.parts_folder
         write = write_final_folder if self._target.is_folder else write_final_file
-        self._put(write(folder, self._parts, self._carried_schema, metadata))
+        self._put(write(folder, self._parts, self._carried_schema, metadata, self.manifest.shard))
         self._remove_folder()
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from furiosa_llm.sampling_limits import MAX_LOGPROBS
+from furiosa_llm.row_limits import MAX_LOGPROBS
 from furiosa_llm.scheduler_output import PromptScoring, SamplingInputs, TokenLogprobs
 
 _ROWS_AT_ONCE = 64  # as float32, with a vocabulary of 128 Ki tokens, 32 MiB

@@ -155,7 +155,12 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
         ConfigError: An option does not go with the model or the memory.
     """
     scheduler_config = SchedulerConfig.from_engine_args(args)  # before minutes of loading
-    loaded = load_model(args.model, dtype=dtype_of(args), trust_remote_code=args.trust_remote_code)
+    loaded = load_model(
+        args.model,
+        dtype=dtype_of(args),
+        trust_remote_code=args.trust_remote_code,
+        allow_pickle=args.allow_pickle,
+    )
     loaded.model.to(device)
     keep_compiled(KERNELS, args.cache_dir)
     if device == "cpu":

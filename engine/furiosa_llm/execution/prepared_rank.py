@@ -36,6 +36,7 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
         args.model,
         dtype=dtype_of(args),
         trust_remote_code=args.trust_remote_code,
+        allow_pickle=args.allow_pickle,
         split=ModelSplit(
             pipeline_rank=place.pipeline_rank,
             pipeline_parallel_size=place.pipeline_parallel_size,

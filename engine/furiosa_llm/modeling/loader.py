@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +27,7 @@ from furiosa_llm.modeling.model_config import (
 from furiosa_llm.modeling.model_split import ModelPart, ModelSplit, take_part
 from furiosa_llm.modeling.paged_attention import AttentionLayer
 from furiosa_llm.modeling.pipeline_split import PipelineStage
+from furiosa_llm.modeling.weight_files import refuse_pickle
 
 # Below this, on a CPU, threads cost more than they bring. On two cores, 10,000 rows of a model of
 # 0.8 million parameters take as long with two threads as with one, and many times longer when
@@ -84,12 +86,15 @@ def load_model(
     *,
     dtype: torch.dtype,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
     split: ModelSplit | None = None,
 ) -> LoadedModel:
     """Loads the checkpoint in a folder or of a hub id.
 
-    With a `split`, only a rank's part is kept. Weights that the checkpoint holds in `dtype` are not
-    even read then: the files are mapped, not copied.
+    Weights are read from safetensors; with `allow_pickle`, where there are none, also from pickles,
+    of which torch takes tensors and nothing else. With a `split`, only a rank's part is kept.
+    Weights that the checkpoint holds in `dtype` are not even read then: the files are mapped, not
+    copied.
 
     Raises:
         ModelLoadError: It is missing, damaged, or of an architecture that cannot be served.
@@ -100,6 +105,8 @@ def load_model(
     paged_attention.register()
     config = load_config(path, trust_remote_code=trust_remote_code)
     refuse_unserved(path, config)
+    if not allow_pickle:
+        refuse_pickle(path, config)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
@@ -108,9 +115,18 @@ def load_model(
                 MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
             ),
             trust_remote_code=trust_remote_code,
-            use_safetensors=True,
+            use_safetensors=None if allow_pickle else True,
+            weights_only=True,
         )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError, RuntimeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        ImportError,
+        SafetensorError,
+        RuntimeError,
+        UnpicklingError,
+    ) as error:
         raise ModelLoadError(f"{path}: {_why_not_loaded(config, error)}") from error
     model.eval()
     adapters.adapt(model)
@@ -136,6 +152,8 @@ def _why_not_loaded(config: PretrainedConfig, error: Exception) -> str:
             f"cannot load weights that are quantised with {method}: {one_line(error)}. The "
             "checkpoint that they were made from can be run with --quantization int8"
         )
+    if isinstance(error, UnpicklingError):
+        return "the pickled weights hold more than tensors, so they are not loaded"
     if isinstance(error, RuntimeError):
         return f"the weights do not fit config.json: {one_line(error)}"
     return f"cannot load the weights: {one_line(error)}"

@@ -17,7 +17,7 @@ def check_fits(
     """
     num_tokens = num_prompt_tokens + max_tokens
     if num_tokens > max_model_len:
-        raise PromptTooLongError(
+        raise PromptTooLongError.of_tokens(
             num_prompt_tokens=num_prompt_tokens,
             max_tokens=max_tokens,
             max_model_len=max_model_len,

@@ -149,7 +149,7 @@ def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x", b"", "has neither model.safetensors nor model.safetensors.index.json; save"),
+        ("x", b"", "has neither model.safetensors nor model.safetensors.index.json, and pickled"),
         ("model.safetensors", b"12345", r"model\.safetensors: cannot be read as safetensors"),
         ("model.safetensors.index.json", b"{}", r"index\.json: cannot be read as an index"),
         (
