@@ -47,7 +47,7 @@ _FEW_ROWS = 3  # of which tiles twice as wide fit into the registers
 # The next block is larger than a first cache.
 _multiply_panel = tile_product(PANEL_VECTORS, cache=2)
 _multiply_column = tile_product(1, cache=2)
-_multiply_wide = tile_product(2 * PANEL_VECTORS, cache=2)
+_multiply_wide = tile_product(2 * PANEL_VECTORS, cache=2, max_rows=_FEW_ROWS)
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy")

@@ -120,4 +120,6 @@ def _multiply_block(
                     target_stride,
                 )
         if width < PANEL_WIDTH:
-            output[:, o:] = edge[:, :width]
+            for token in range(num_tokens):
+                for i in range(width):
+                    output[token, o + i] = edge[token, i]

@@ -30,10 +30,11 @@ _FIRST = ir.Constant(ir.VectorType(_INT32, LANES), [_INT32(0)] * LANES)
 _FLOAT_BYTES = 4
 
 
-def tile_product(num_vectors: int, *, cache: int) -> Any:
+def tile_product(num_vectors: int, *, cache: int, max_rows: int = MAX_TILE_ROWS) -> Any:
     """Makes a kernel's function that multiplies tiles of so many vectors in width.
 
-    What it fetches ahead goes into the first or second cache of a core.
+    What it fetches ahead goes into the first or second cache of a core. Tiles with less than
+    `max_rows` rows compile faster.
     """
 
     @intrinsic
@@ -62,7 +63,7 @@ def tile_product(num_vectors: int, *, cache: int) -> Any:
 
         Args:
             typing: numba's own.
-            num_rows: R, from 1 to `MAX_TILE_ROWS`.
+            num_rows: R, from 1 to `max_rows`.
             inputs: See above.
             i: See above.
             input_stride: See above.
@@ -106,6 +107,7 @@ def tile_product(num_vectors: int, *, cache: int) -> Any:
                     output=matrix(12),
                 ),
                 num_rows=values[0],
+                max_rows=max_rows,
             )
             return context.get_dummy_value()
 
@@ -114,11 +116,11 @@ def tile_product(num_vectors: int, *, cache: int) -> Any:
     return multiply
 
 
-def emit_cases(builder: Any, tile: Tile, *, num_rows: Any) -> None:
+def emit_cases(builder: Any, tile: Tile, *, num_rows: Any, max_rows: int = MAX_TILE_ROWS) -> None:
     """Emits a tile for each number of rows, and the choice between them."""
     end = builder.append_basic_block("tile.end")
     switch = builder.switch(num_rows, end)
-    for rows in range(1, MAX_TILE_ROWS + 1):
+    for rows in range(1, max_rows + 1):
         block = builder.append_basic_block(f"tile.{rows}")
         switch.add_case(_INT64(rows), block)
         builder.position_at_end(block)

@@ -62,7 +62,8 @@ def _put_row(values: Any, rows: Any, row: Any) -> Any:
         return lambda values, rows, row: round_row(values, rows, row)
 
     def put(values: Floats, rows: Floats, row: int) -> None:
-        rows[row, :] = values
+        for i in range(values.shape[0]):  # a slice would take seconds to compile
+            rows[row, i] = values[i]
 
     return put
 
