@@ -111,6 +111,8 @@ def multiply_int8_tile(
 class _Int8Tile(Tile):
     """Emits the code of tiles with a known number of rows. Pairs are a pointer and a stride."""
 
+    line_size = LANES * GROUP
+
     def __init__(
         self,
         builder: Any,
