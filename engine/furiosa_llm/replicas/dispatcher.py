@@ -55,9 +55,9 @@ class Dispatcher:
     computing the prefix again costs less than waiting.
 
     Prompts that a dead replica held are suspects. A replica first holds one of them at a time,
-    beside prompts that are none, so that a second death tells which of them it was. Each that is
-    answered lets twice as many be tried together; when a replica dies of several, they are tried
-    one by one.
+    beside prompts that are none. Each that is answered lets twice as many be tried together. One
+    that was there at a second death is tried with nothing beside it: only a replica that dies of
+    it then proves that it was this prompt.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Dispatcher:
     def died(self, replica: int) -> list[TokenizedPrompt]:
         """Takes back a dead replica's prompts. Returns those that are not tried again."""
         state = self._replicas[replica]
-        is_proved = self._num_suspects(state) == 1
+        is_proved = len(state.assigned) == 1
         self._replicas[replica] = _Replica(is_alive=False)
         self._owners.forget(replica)
         self._max_suspects = 1
@@ -187,6 +187,11 @@ class Dispatcher:
         return (sum(alive) + self._queued_work) / max(len(alive), 1)
 
     def _next_for(self, index: int) -> TokenizedPrompt | None:
+        assigned = self._replicas[index].assigned
+        if any(self._num_deaths.get(name, 0) > 1 for name in assigned):
+            return None  # that one is tried alone
+        if self._alone and assigned and index == self._least_busy():
+            return None  # so that it becomes free to try one
         while (suspects := self._suspects_for(index)) is not None:
             prompt = suspects.popleft()
             if self._take(prompt):
@@ -260,13 +265,14 @@ class Dispatcher:
     def _suspects_for(self, index: int) -> deque[TokenizedPrompt] | None:
         """Returns the suspects of which the replica may take the next; None if it may not."""
         assigned = self._replicas[index].assigned
-        held = [deaths for name, deaths in self._num_deaths.items() if name in assigned]
-        if self._alone or max(held, default=0) > 1:
-            return self._alone if self._alone and not held else None
-        return self._suspects if self._suspects and len(held) < self._max_suspects else None
+        if self._alone and not assigned:
+            return self._alone
+        num_held = sum(name in assigned for name in self._num_deaths)
+        return self._suspects if self._suspects and num_held < self._max_suspects else None
 
-    def _num_suspects(self, replica: _Replica) -> int:
-        return sum(name in replica.assigned for name in self._num_deaths)
+    def _least_busy(self) -> int:
+        alive = (index for index, replica in enumerate(self._replicas) if replica.is_alive)
+        return min(alive, key=lambda index: self._replicas[index].work_left)
 
     def _forget(self, replica: _Replica, request_id: str) -> None:
         replica.work_left -= self._work(replica.assigned.pop(request_id))

@@ -200,11 +200,12 @@ class ReplicaPool:
         self._connections.pop(replica).close()
         reason = self._launcher.reap(replica)
         reason = self._failures.pop(replica, reason)
-        for prompt in self._dispatcher.died(replica):
+        given_up = self._dispatcher.died(replica)
+        for prompt in given_up:
             self._growing.remove([prompt.request_id])
             self._given_up.append(_failed(prompt, replica, reason))
         connection = None
-        self._fruitless_deaths[replica] += 1
+        self._fruitless_deaths[replica] += not given_up  # else it is known what it died of
         if self._fruitless_deaths[replica] < MAX_FRUITLESS_DEATHS:
             connection = self._launcher.start_replica(replica)
         if connection is not None:

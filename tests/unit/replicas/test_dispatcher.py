@@ -172,7 +172,7 @@ def test_prompts_of_a_dead_replica_go_to_others_one_at_a_time_beside_fresh_ones(
     assert third == [(1, "c")]
 
 
-def test_the_prompt_that_kills_twice_is_given_up_and_no_other() -> None:
+def test_only_a_prompt_that_kills_alone_is_given_up() -> None:
     dispatcher = make_dispatcher(low_water_tokens=1000)
     for name in "abcdef":
         dispatcher.add(make_prompt(name))
@@ -181,9 +181,36 @@ def test_the_prompt_that_kills_twice_is_given_up_and_no_other() -> None:
     first = dispatcher.died(0)  # a, c and e
     dispatcher.restarted(0)
     assert assign(dispatcher) == [(0, "a"), (1, "c")]
-    second = dispatcher.died(1)  # b, d, f, and c for the second time
+    second = dispatcher.died(1)  # b, d, f, and c for the second time: any of them may have killed
+    dispatcher.restarted(1)
+    alone = assign(dispatcher)
+    third = dispatcher.died(1)
 
-    assert (first, [prompt.request_id for prompt in second]) == ([], ["c"])
+    assert (first, second) == ([], [])
+    assert alone == [(1, "c")]
+    assert [prompt.request_id for prompt in third] == ["c"]
+
+
+def test_whoever_kills_no_innocent_prompt_is_given_up() -> None:
+    killers = {"4", "5", "17"}
+    dispatcher = make_dispatcher(low_water_tokens=1000)
+    for name in map(str, range(24)):
+        dispatcher.add(make_prompt(name))
+    held: dict[int, list[str]] = {0: [], 1: []}
+    given_up: set[str] = set()
+
+    while len(given_up) < len(killers) or any(held.values()):
+        for index, name in assign(dispatcher):
+            held[index].append(name)
+        index = 0 if held[0] else 1
+        if killers & set(held[index]):
+            given_up |= {prompt.request_id for prompt in dispatcher.died(index)}
+            dispatcher.restarted(index)
+            held[index] = []
+        else:
+            dispatcher.finished(index, held[index].pop())
+
+    assert given_up == killers
 
 
 def test_suspects_that_are_answered_let_more_be_tried_together() -> None:
