@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import contextlib
 import os
 import signal
 import subprocess
@@ -33,7 +34,8 @@ def test_a_run_whose_replicas_all_die_ends_with_exit_code_6_and_keeps_finished_r
 
     while run.poll() is None:
         for pid in replicas_of(run):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended since it was listed
+                os.kill(pid, signal.SIGKILL)
     _, stderr = run.communicate()
 
     assert run.returncode == 6, stderr
