@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from jinja2 import TemplateRuntimeError, nodes, pass_context
+from jinja2 import TemplateError, TemplateRuntimeError, nodes, pass_context
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -20,6 +20,18 @@ from furiosa_llm.row_limits import (
     MAX_TEMPLATE_CHARACTERS,
     MAX_TEMPLATE_OPERATIONS,
     MAX_TEMPLATE_SECONDS,
+)
+
+# What a template can raise, whatever it is given.
+RENDERING_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RecursionError,
+    MemoryError,
 )
 
 _MAX_POWER_BITS = 4096

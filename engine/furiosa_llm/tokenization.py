@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
-from furiosa_llm.bounded_templates import BoundedEnvironment
+from furiosa_llm.bounded_templates import RENDERING_ERRORS, BoundedEnvironment
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import (
     ConfigError,
@@ -119,16 +117,7 @@ class Tokenizer:
                 list(messages), tokenize=False, add_generation_prompt=True
             )
             text.encode()  # a template can make half of a surrogate pair
-        except (
-            TemplateError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-            RecursionError,
-            MemoryError,
-        ) as error:
+        except RENDERING_ERRORS as error:
             reason = str(error) or type(error).__name__
             raise InvalidRowError(f"the chat template refuses the messages: {reason}") from error
         return text

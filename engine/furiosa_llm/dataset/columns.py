@@ -68,22 +68,13 @@ class ColumnMapping:
         Raises:
             InvalidRowError: The template needs a column that the row lacks, or fails on a value.
         """
-        from jinja2 import TemplateError
+        from furiosa_llm.bounded_templates import RENDERING_ERRORS
 
         assert self._template is not None, "render() without a template"
         try:
             text = self._template.render({"row": data, **data})
             text.encode()  # a template can make half of a surrogate pair
-        except (
-            TemplateError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-            RecursionError,
-            MemoryError,
-        ) as error:
+        except RENDERING_ERRORS as error:
             reason = str(error) or type(error).__name__
             raise InvalidRowError(
                 f"the template fails on this row: {reason[:_MAX_SHOWN]}"

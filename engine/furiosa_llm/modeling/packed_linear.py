@@ -90,7 +90,7 @@ class Int8Linear(PackedLinear):
 
     def _rows(self, inputs: Floats) -> Rows:
         rows = empty_rows(*inputs.shape)
-        products.put_rows(inputs, rows, 0, len(inputs))
+        products.put_rows(inputs, rows)
         return rows
 
 

@@ -95,9 +95,9 @@ def _is_int8(rows: Any) -> bool:
 
 
 @numba.njit(nogil=True)
-def put_rows(inputs: Floats, rows: Rows, start: int, stop: int) -> None:
-    """Writes some rows of [T, I]."""
-    for row in range(start, stop):
+def put_rows(inputs: Floats, rows: Rows) -> None:
+    """Writes all rows of [T, I]."""
+    for row in range(inputs.shape[0]):
         put_row(inputs[row], rows, row)
 
 
