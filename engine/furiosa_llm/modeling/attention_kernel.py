@@ -23,8 +23,8 @@ from furiosa_llm.modeling.matmul_tile import (
 from furiosa_llm.modeling.simd import (
     LANES,
     add,
-    exponential,
-    first_of,
+    exceeds,
+    exponential2,
     load,
     max_of,
     maximum,
@@ -42,6 +42,7 @@ Ints = npt.NDArray[np.int32]
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _LOWEST = np.float32(-1e30)
+_LOG2_E = 1.4426950408889634
 _FEW_ROWS = 3  # of which tiles twice as wide fit into the registers
 
 # The next block is larger than a first cache.
@@ -74,7 +75,7 @@ def store_tokens(
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy")
-def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
+def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
     query: Floats,
     query_stride: int,
     blocks: Floats,
@@ -121,14 +122,17 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
     group_size = num_heads // num_kv_heads
     padded_size = (head_span - key_size * block_size) // block_size
     cache = blocks.reshape(-1)
-    max_rows = QUERY_TILE * group_size * heads_per_unit
+    max_head_rows = QUERY_TILE * group_size
+    max_rows = max_head_rows * heads_per_unit
     queries = np.empty(max_rows * key_size, np.float32)
-    weights = np.empty(MAX_TILE_ROWS * block_size, np.float32)
+    weights = np.empty(max_head_rows * block_size, np.float32)
     zeros = np.zeros(block_size, np.float32)
     row_max = np.empty(max_rows, np.float32)
-    row_sum = np.empty(max_rows, np.float32)
+    row_sum = np.empty(max_rows * LANES, np.float32)  # of each lane of a vector
     acc = np.empty(max_rows * padded_size, np.float32)
     units_per_task = num_kv_heads // heads_per_unit
+    # Powers are taken of two, as a processor does it.
+    scale = np.float32(scaling if softcap > 0 else scaling * _LOG2_E)
 
     num_units = tasks.shape[0] * units_per_task
     for unit in range(first_unit, num_units, unit_stride):
@@ -142,10 +146,12 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
             head = (first_head + row // num_rows) * group_size + row % group_size
             q = token * query_stride + head * key_size
             for d in range(key_size):
-                queries[row * key_size + d] = query[q + d] * np.float32(scaling)
-            row_max[row], row_sum[row] = _LOWEST, _ZERO
+                queries[row * key_size + d] = query[q + d] * scale
+            row_max[row] = _LOWEST
+            store(row_sum, row * LANES, splat(_ZERO))
             if sinks.shape[0] > 0:
-                row_max[row], row_sum[row] = sinks[head], _ONE
+                row_max[row] = sinks[head] * np.float32(_LOG2_E)
+                row_sum[row * LANES] = _ONE
         acc[: num_rows * heads_per_unit * padded_size] = _ZERO
 
         next_task = min(unit + unit_stride, num_units - 1) // units_per_task
@@ -159,51 +165,51 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
                 next_block = block_tables[request, index + 1]
             ahead = next_block * num_kv_heads * head_span - block_start
             num_visible = min(stop + shift - index * block_size, block_size)  # by any row
+            width = -(-num_visible // LANES) * LANES
             for kv_head in range(heads_per_unit):
                 keys = block_start + (first_head + kv_head) * head_span
                 values = keys + key_size * block_size
-                for tile in range(0, num_rows, MAX_TILE_ROWS):
-                    rows = min(num_rows - tile, MAX_TILE_ROWS)
-                    first = kv_head * num_rows + tile
-                    distance = ahead if tile == 0 else 0
-                    _multiply(
-                        rows,
-                        (queries, first * key_size, key_size),
-                        (cache, keys, block_size, key_size, block_size, distance),
-                        (zeros, 0, 0),
-                        (weights, 0, block_size),
-                    )
-                    for row in range(rows):
-                        token = start + (tile + row) // group_size
-                        position = token + shift - index * block_size  # within the block
-                        scores = (weights, row * block_size, block_size)
-                        visible = (position - sliding_window + 1, position + 1)
-                        if softcap > 0:
-                            _cap(scores, softcap)
-                        _hide(scores, visible, _LOWEST)
-                        old = row_max[first + row]
-                        largest = _largest(scores, old)
-                        total = _exponentiate(scores, largest)
-                        _hide(scores, visible, _ZERO)
-                        if largest > old:
-                            shrink = exponential(splat(old - largest))
-                            row_max[first + row] = largest
-                            row_sum[first + row] *= first_of(shrink)
-                            _scale(acc, (first + row) * padded_size, padded_size, shrink)
-                        row_sum[first + row] += total
-                    _multiply(
-                        rows,
-                        (weights, 0, block_size),
-                        (cache, values, padded_size, num_visible, padded_size, distance),
-                        (acc, first * padded_size, padded_size),
-                        (acc, first * padded_size, padded_size),
-                    )
+                first = kv_head * num_rows
+                _multiply(
+                    num_rows,
+                    (queries, first * key_size, key_size),
+                    (cache, keys, block_size, key_size, width, ahead),
+                    (zeros, 0, 0),
+                    (weights, 0, block_size),
+                )
+                for row in range(num_rows):
+                    # Of the last one that it sees, within the block.
+                    position = start + row // group_size + shift - index * block_size
+                    visible = (max(position - sliding_window + 1, 0), min(position + 1, width))
+                    scores = (weights, row * block_size, width)
+                    if softcap > 0:
+                        _cap(scores, softcap)
+                    _hide(scores, visible, _LOWEST)
+                    old = row_max[first + row]
+                    peaks = _peaks(scores, old)
+                    if exceeds(peaks, old):
+                        row_max[first + row] = max_of(peaks)
+                        shrink = exponential2(splat(old - row_max[first + row]))
+                        _scale(row_sum, (first + row) * LANES, LANES, shrink)
+                        _scale(acc, (first + row) * padded_size, padded_size, shrink)
+                    total = _exponentiate(scores, row_max[first + row])
+                    total = add(total, load(row_sum, (first + row) * LANES))
+                    store(row_sum, (first + row) * LANES, total)
+                    _hide(scores, visible, _ZERO)
+                _multiply(
+                    num_rows,
+                    (weights, 0, block_size),
+                    (cache, values, padded_size, num_visible, padded_size, ahead),
+                    (acc, first * padded_size, padded_size),
+                    (acc, first * padded_size, padded_size),
+                )
 
         for row in range(num_rows * heads_per_unit):
             token = start + row % num_rows // group_size
             head = (first_head + row // num_rows) * group_size + row % group_size
+            factor = _ONE / sum_of(load(row_sum, row * LANES))
             for e in range(value_size):
-                output[token, head, e] = acc[row * padded_size + e] / row_sum[row]
+                output[token, head, e] = acc[row * padded_size + e] * factor
 
 
 KERNELS = (store_tokens, attend)
@@ -217,7 +223,7 @@ def _multiply(
     initial: tuple[Floats, int, int],
     output: tuple[Floats, int, int],
 ) -> None:
-    """Writes output = initial + inputs @ weights for a few rows.
+    """Writes output = initial + inputs @ weights.
 
     Matrices are a flat array, where they begin, and how far apart their rows lie; that of weights
     also how many rows and columns it has (a multiple of 16), and how far the next one is.
@@ -233,19 +239,30 @@ def _multiply(
             )
             column += 2 * PANEL_WIDTH
     while column + PANEL_WIDTH <= width:
-        _multiply_panel(
-            *(num_rows, *inputs, matrix, start + column, stride, depth, (ahead, stride)),
-            *(initial[0], initial[1] + column, initial[2]),
-            *(output[0], output[1] + column, output[2]),
-        )
+        for row in range(0, num_rows, MAX_TILE_ROWS):
+            distance = ahead if row == 0 else 0
+            _multiply_panel(
+                *(min(num_rows - row, MAX_TILE_ROWS), *_place(inputs, row, 0)),
+                *(matrix, start + column, stride, depth, (distance, stride)),
+                *(*_place(initial, row, column), *_place(output, row, column)),
+            )
         column += PANEL_WIDTH
     while column < width:
-        _multiply_column(
-            *(num_rows, *inputs, matrix, start + column, stride, depth, (ahead, stride)),
-            *(initial[0], initial[1] + column, initial[2]),
-            *(output[0], output[1] + column, output[2]),
-        )
+        for row in range(0, num_rows, MAX_TILE_ROWS):
+            distance = ahead if row == 0 else 0
+            _multiply_column(
+                *(min(num_rows - row, MAX_TILE_ROWS), *_place(inputs, row, 0)),
+                *(matrix, start + column, stride, depth, (distance, stride)),
+                *(*_place(initial, row, column), *_place(output, row, column)),
+            )
         column += LANES
+
+
+@numba.njit(nogil=True, inline="always")
+def _place(matrix: tuple[Floats, int, int], row: int, column: int) -> tuple[Floats, int, int]:
+    """Returns the part of a matrix that begins at a row and a column."""
+    array, start, stride = matrix
+    return array, start + row * stride + column, stride
 
 
 # What follows takes one query's scores: a flat array, where they begin, and how many there are.
@@ -255,7 +272,7 @@ def _multiply(
 def _cap(scores: tuple[Floats, int, int], softcap: float) -> None:
     array, start, size = scores
     for s in range(start, start + size):
-        array[s] = softcap * math.tanh(array[s] / softcap)
+        array[s] = softcap * _LOG2_E * math.tanh(array[s] / softcap)
 
 
 @numba.njit(nogil=True, inline="always")
@@ -269,24 +286,25 @@ def _hide(scores: tuple[Floats, int, int], visible: tuple[int, int], number: np.
 
 
 @numba.njit(nogil=True, inline="always")
-def _largest(scores: tuple[Floats, int, int], at_least: np.float32) -> np.float32:
+def _peaks(scores: tuple[Floats, int, int], at_least: np.float32) -> Any:
+    """Returns the largest scores of each lane."""
     array, start, size = scores
-    largest = splat(at_least)
+    peaks = splat(at_least)
     for s in range(start, start + size, LANES):
-        largest = maximum(largest, load(array, s))
-    return max_of(largest)  # type: ignore[no-any-return]  # numba has no types
+        peaks = maximum(peaks, load(array, s))
+    return peaks
 
 
 @numba.njit(nogil=True, inline="always")
-def _exponentiate(scores: tuple[Floats, int, int], largest: np.float32) -> np.float32:
-    """Replaces each score s by e**(s - largest), and returns their sum."""
+def _exponentiate(scores: tuple[Floats, int, int], largest: np.float32) -> Any:
+    """Replaces each score s by 2**(s - largest), and returns their sums lane by lane."""
     array, start, size = scores
     total = splat(_ZERO)
     for s in range(start, start + size, LANES):
-        power = exponential(sub(load(array, s), splat(largest)))
+        power = exponential2(sub(load(array, s), splat(largest)))
         store(array, s, power)
         total = add(total, power)
-    return sum_of(total)  # type: ignore[no-any-return]  # numba has no types
+    return total
 
 
 @numba.njit(nogil=True, inline="always")

@@ -28,7 +28,7 @@ _P4 = np.float32(0.009618056938052177)
 _P5 = np.float32(0.0013390866806730628)
 _P6 = np.float32(0.00015461447765119374)
 _LOWEST_EXPONENT = np.float32(-126.0)
-_HIGHEST_EXPONENT = np.float32(127.0)
+_HIGHEST_EXPONENT = np.float32(126.0)
 
 _INT = ir.IntType(32)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
@@ -84,9 +84,7 @@ def splat(typing: Any, number: Any) -> Any:
     """Returns a vector whose elements all are one number."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        undefined = ir.Constant(_FLOATS, ir.Undefined)
-        first = builder.insert_element(undefined, arguments[0], _INT(0))
-        return builder.shuffle_vector(first, undefined, ir.Constant(_INTS, [_INT(0)] * LANES))
+        return _splat(builder, arguments[0])
 
     return _vector(types.float32), emit
 
@@ -152,16 +150,15 @@ def rint(typing: Any, a: Any) -> Any:
 
 
 @intrinsic
-def exp2_of_whole(typing: Any, a: Any) -> Any:
-    """Returns 2**a for whole numbers in [-126, 127]."""
+def scale_by_power(typing: Any, a: Any, whole: Any) -> Any:
+    """Returns a * 2**whole, for a in [0.5, 2) and whole numbers in [-126, 126]."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        exponent = builder.add(
-            builder.fptosi(arguments[0], _INTS), ir.Constant(_INTS, [127] * LANES)
-        )
-        return builder.bitcast(builder.shl(exponent, ir.Constant(_INTS, [23] * LANES)), _FLOATS)
+        number, whole = arguments
+        exponent = builder.shl(builder.fptosi(whole, _INTS), ir.Constant(_INTS, [23] * LANES))
+        return builder.bitcast(builder.add(builder.bitcast(number, _INTS), exponent), _FLOATS)
 
-    return _vector(_vector), emit
+    return _vector(_vector, _vector), emit
 
 
 @intrinsic
@@ -175,13 +172,15 @@ def sum_of(typing: Any, a: Any) -> Any:
 
 
 @intrinsic
-def first_of(typing: Any, a: Any) -> Any:
-    """Returns the first element, as a number."""
+def exceeds(typing: Any, a: Any, number: Any) -> Any:
+    """Returns whether any element is larger than a number."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.extract_element(arguments[0], _INT(0))
+        larger = builder.fcmp_ordered(">", arguments[0], _splat(builder, arguments[1]))
+        bits = builder.bitcast(larger, ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", bits, ir.IntType(LANES)(0))
 
-    return types.float32(_vector), emit
+    return types.boolean(_vector, types.float32), emit
 
 
 @intrinsic
@@ -196,9 +195,14 @@ def max_of(typing: Any, a: Any) -> Any:
 
 @numba.njit(nogil=True, inline="always")
 def exponential(x: Any) -> Any:
-    """Returns e**x, kept between 2**-126 and 2**127."""
-    x = maximum(mul(x, splat(_LOG2_E)), splat(_LOWEST_EXPONENT))
-    x = minimum(x, splat(_HIGHEST_EXPONENT))
+    """Returns e**x, kept between 2**-126 and 2**126."""
+    return exponential2(minimum(mul(x, splat(_LOG2_E)), splat(_HIGHEST_EXPONENT)))
+
+
+@numba.njit(nogil=True, inline="always")
+def exponential2(x: Any) -> Any:
+    """Returns 2**x for x up to 126, and at least 2**-126."""
+    x = maximum(x, splat(_LOWEST_EXPONENT))
     whole = rint(x)
     f = sub(x, whole)
     power = fma(f, splat(_P6), splat(_P5))
@@ -206,7 +210,7 @@ def exponential(x: Any) -> Any:
     power = fma(f, power, splat(_P3))
     power = fma(f, power, splat(_P2))
     power = fma(f, power, splat(_P1))
-    return mul(fma(f, power, splat(_ONE)), exp2_of_whole(whole))
+    return scale_by_power(fma(f, power, splat(_ONE)), whole)
 
 
 def fetch(builder: Any, pointer: Any, *, cache: int = 1, to_write: bool = False) -> None:
@@ -229,6 +233,12 @@ def _call(builder: Any, name: str, arguments: Any) -> Any:
     return builder.call(
         cgutils.get_or_insert_function(builder.module, function_type, name), arguments
     )
+
+
+def _splat(builder: Any, number: Any) -> Any:
+    undefined = ir.Constant(_FLOATS, ir.Undefined)
+    first = builder.insert_element(undefined, number, _INT(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(_INTS, [_INT(0)] * LANES))
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:
