@@ -128,8 +128,9 @@ def test_products_of_whole_numbers_are_exact(
     num_inputs: int, num_outputs: int, num_rows: int
 ) -> None:
     generator = torch.Generator().manual_seed(num_inputs)
-    weight = torch.randint(-127, 128, (num_outputs, num_inputs), generator=generator)
-    weight[:, 0] = 127  # so that the scale of each output is 1
+    # So that the scale of each output is 1, and that no sum in 16 bits is at its end.
+    weight = torch.randint(-42, 43, (num_outputs, num_inputs), generator=generator)
+    weight[:, 0] = 127
     numbers = torch.randint(-LARGEST_INPUT, LARGEST_INPUT + 1, (num_rows, num_inputs))
     numbers[:, 0] = LARGEST_INPUT
     layer = nn.Linear(num_inputs, num_outputs, bias=False)
@@ -139,6 +140,24 @@ def test_products_of_whole_numbers_are_exact(
 
     expected = (numbers @ weight.t()).float()
     torch.testing.assert_close(product, expected, rtol=1e-6, atol=0)
+
+
+@torch.inference_mode()
+@settings(max_examples=60, deadline=None)
+@given(
+    signs=st.lists(st.sampled_from([-1, 1]), min_size=8, max_size=8),
+    num_groups=st.integers(1, 40),
+)
+def test_the_largest_sums_do_not_overflow(signs: list[int], num_groups: int) -> None:
+    weight = torch.tensor(signs * num_groups, dtype=torch.float32)
+    layer = nn.Linear(len(weight), 16, bias=False)
+    layer.weight.copy_(weight)
+    inputs = torch.stack([torch.ones_like(weight), -torch.ones_like(weight), weight, -weight])
+
+    product = Int8Linear.of(layer)(inputs)
+
+    expected = (inputs @ weight)[:, None].expand(-1, 16)
+    torch.testing.assert_close(product, expected, rtol=0.01, atol=0.01 * len(weight))
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:

@@ -8,12 +8,16 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional
 
 from furiosa_llm.modeling.int8_rows import Int8Rows, padded_size
 from furiosa_llm.modeling.int8_tile import (
     GROUP,
     GROUP_WIDTH,
     LARGEST_WEIGHT,
+    MOST_OF_A_SUM,
+    STEP,
+    STEP_GROUPS,
     ZERO_POINT,
     multiply_int8_tile,
 )
@@ -33,12 +37,19 @@ class Int8Weights(NamedTuple):
 
 
 def round_weight(weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Weights:
-    """Rounds a weight [O, I], with one factor for each output."""
+    """Rounds a weight [O, I], with one factor for each output.
+
+    A factor is as small as it can be without that a sum of the tile leaves its bits.
+    """
     num_outputs, num_inputs = weight.shape
     num_panels = -(-num_outputs // PANEL_WIDTH)
     num_groups = padded_size(num_inputs) // GROUP
     num_padded = num_panels * PANEL_WIDTH
-    factors = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST_WEIGHT
+    factors = weight.abs().amax(dim=1) / LARGEST_WEIGHT
+    if MOST_OF_A_SUM is not None:
+        most = MOST_OF_A_SUM - 2  # rounding adds up to a half to each of four weights
+        factors = torch.maximum(factors, _largest_sums(weight) / most)
+    factors = factors.clamp(min=torch.finfo(torch.float32).tiny)
     numbers = np.zeros((num_padded, num_groups * GROUP), np.int8)
     numbers[:num_outputs, :num_inputs] = (weight / factors[:, None]).round_().numpy()
     panels = numbers.reshape(num_panels, PANEL_WIDTH, num_groups, GROUP).transpose(0, 2, 1, 3)
@@ -48,6 +59,16 @@ def round_weight(weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Weights
         factors=_padded(factors.numpy(), num_padded),
         bias=_padded(np.zeros(0, np.float32) if bias is None else bias.numpy(), num_padded),
     )
+
+
+def _largest_sums(weight: torch.Tensor) -> torch.Tensor:
+    """Returns for each output the largest sum of one sign that the tile holds in 16 bits, [O]."""
+    num_outputs, num_inputs = weight.shape
+    padded = functional.pad(weight, (0, padded_size(num_inputs) - num_inputs))
+    # Of each group of inputs in a step, a sum has the first two or the last two.
+    terms = padded.reshape(num_outputs, -1, STEP_GROUPS, GROUP // 2, 2)
+    sums = [sign.clamp(min=0).sum(dim=(2, 4)) for sign in (terms, -terms)]
+    return torch.maximum(*sums).amax(dim=(1, 2))
 
 
 def _padded(values: Floats, size: int) -> Floats:
@@ -89,9 +110,10 @@ def _multiply_block(
     panels: tuple[int, int],
 ) -> None:
     num_tokens, row_size = numbers.shape
-    depth, num_outputs = row_size // GROUP, output.shape[1]
+    depth, num_outputs = row_size // STEP, output.shape[1]
+    step_width = STEP_GROUPS * GROUP_WIDTH
     num_tiles = -(-num_tokens // MAX_TILE_ROWS)
-    ahead = -(-GROUP_WIDTH // num_tiles)
+    ahead = -(-step_width // num_tiles)
     flat_numbers, flat_output = numbers.reshape(-1), output.reshape(-1)
     edge = np.empty((num_tokens, PANEL_WIDTH), np.float32)  # for a panel wider than what is left
     for panel in range(panels[0], panels[1]):
@@ -108,9 +130,9 @@ def _multiply_block(
                 token * row_size,
                 row_size,
                 weights.packed,
-                panel * depth * GROUP_WIDTH,
+                panel * depth * step_width,
                 depth,
-                (depth * (GROUP_WIDTH + tile * ahead), ahead),
+                (depth * (step_width + tile * ahead), ahead),
                 weights.initial,
                 weights.factors,
                 weights.bias,

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from furiosa_llm.modeling.int8_tile import GROUP, LARGEST_INPUT, ZERO_POINT
+from furiosa_llm.modeling.int8_tile import LARGEST_INPUT, STEP, ZERO_POINT
 from furiosa_llm.modeling.layer_kernels import Floats
 
 _ZERO = np.float32(0.0)
@@ -23,13 +23,13 @@ _SHIFT = np.float32(ZERO_POINT + 0.5)  # truncation rounds to the nearest, once 
 class Int8Rows(NamedTuple):
     """Activations of T tokens: about (numbers - ZERO_POINT) * scale."""
 
-    numbers: npt.NDArray[np.uint8]  # [T, I], filled up with anything to a multiple of GROUP
+    numbers: npt.NDArray[np.uint8]  # [T, I], filled up with anything to a multiple of STEP
     scales: Floats  # [T]
 
 
 def padded_size(size: int) -> int:
     """Returns how many numbers a row of so many inputs has."""
-    return -(-size // GROUP) * GROUP
+    return -(-size // STEP) * STEP
 
 
 def empty_rows(num_tokens: int, size: int) -> Int8Rows:

@@ -1,12 +1,13 @@
 """The innermost part of a matrix product of whole numbers; see `matmul_tile` for that of floats.
 
-Weights lie in groups of four of one output, which one instruction multiplies and sums (VNNI), or
-three do. The three hold sums of two products in 16 bits, for which activations must be smaller.
-Sums are exact.
+Weights lie in groups of four of one output, which one instruction multiplies and sums (VNNI). Where
+there is none, sums of four products are held in 16 bits: activations must be smaller, and so must
+be weights that meet in a sum (`MOST_OF_A_SUM`). Sums are exact.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from llvmlite import binding, ir
@@ -15,17 +16,21 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from furiosa_llm.modeling.matmul_tile import PANEL_VECTORS, PANEL_WIDTH, Tile, emit_cases
-from furiosa_llm.modeling.simd import LANES
+from furiosa_llm.modeling.simd import LANES, fetch
 
 _FEATURES = binding.get_host_cpu_features()
 _HAS_VNNI = bool(_FEATURES.get("avx512vnni"))
 _HAS_AVX2 = bool(_FEATURES.get("avx2"))
 
-GROUP = 4  # inputs that are multiplied and summed at once
-GROUP_WIDTH = GROUP * PANEL_WIDTH  # weights of a panel that are read at once
+GROUP = 4  # inputs whose weights lie side by side
+GROUP_WIDTH = GROUP * PANEL_WIDTH  # weights of a group of inputs in a panel
+STEP_GROUPS = 2  # that are multiplied and summed at once
+STEP = STEP_GROUPS * GROUP  # inputs of them
 LARGEST_WEIGHT = 127
 LARGEST_INPUT = 127 if _HAS_VNNI else 63
 ZERO_POINT = LARGEST_INPUT + 1  # what stands for 0 among activations
+# Those of one sign among the four weights of a sum in 16 bits may add up to this.
+MOST_OF_A_SUM = None if _HAS_VNNI or not _HAS_AVX2 else (2**15 - 1) // (ZERO_POINT + LARGEST_INPUT)
 
 _INT8, _INT16, _INT32, _INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
@@ -61,14 +66,14 @@ def multiply_int8_tile(
     Args:
         typing: numba's own.
         num_rows: R, from 1 to `MAX_TILE_ROWS`.
-        inputs: uint8, D a multiple of `GROUP`.
+        inputs: uint8, D a multiple of `STEP`.
         i: See above.
         input_stride: Elements from one row to the next.
         weights: int8, [D / GROUP, W, GROUP].
         w: See above.
-        depth: D / GROUP, at least 1.
-        ahead: A pair: with each group of weights, as many are fetched that lie this far beyond
-            `w`, and for each group this much further.
+        depth: D / STEP, at least 1.
+        ahead: A pair: with each step, as many weights are fetched that lie this far beyond `w`,
+            and for each step this much further.
         initial: [W] int32; with factors [W] and bias [W], float32, at the same place.
         factors: Of each output.
         bias: Of each output.
@@ -96,7 +101,7 @@ def multiply_int8_tile(
             builder,
             depth=values[6],
             inputs=(place(1, 2), values[3]),
-            weights=(weights, _INT64(GROUP_WIDTH)),
+            weights=(weights, _INT64(STEP_GROUPS * GROUP_WIDTH)),
             ahead=(builder.gep(weights, [start]), step),
             columns=(place(8, 11), place(9, 11), place(10, 11)),
             scales=place(12, 13),
@@ -110,8 +115,6 @@ def multiply_int8_tile(
 
 class _Int8Tile(Tile):
     """Emits the code of tiles with a known number of rows. Pairs are a pointer and a stride."""
-
-    line_size = LANES * GROUP
 
     def __init__(
         self,
@@ -142,7 +145,7 @@ class _Int8Tile(Tile):
         self._fetch_output(places)
 
         def products(d: Any, sums: list[Any]) -> list[Any]:
-            weights = [self._group(d, vector) for vector in vectors]
+            weights = [self._weights_of(d, vector) for vector in vectors]
             numbers = [self._numbers(row, d) for row in rows]
             return [
                 self._add_products(total, numbers[row], weights[vector])
@@ -162,33 +165,50 @@ class _Int8Tile(Tile):
         pointer = self._builder.gep(start, [_INT64(vector * LANES)])
         return self._builder.load(self._builder.bitcast(pointer, kind.as_pointer()), align=4)
 
-    def _group(self, d: Any, vector: int) -> Any:
-        """Weights of a group of inputs for the outputs of a vector, as they are multiplied."""
+    def _weights_of(self, d: Any, vector: int) -> list[Any]:
+        """Weights of a step for the outputs of a vector, group by group."""
         builder = self._builder
         pointer, stride = self._weights
-        start = builder.gep(pointer, [builder.mul(d, stride)])
-        start = builder.gep(start, [_INT64(vector * LANES * GROUP)])
-        return builder.load(builder.bitcast(start, _BYTES.as_pointer()), align=1)
+        step = builder.gep(pointer, [builder.mul(d, stride)])
+        starts = [
+            builder.gep(step, [_INT64(group * GROUP_WIDTH + vector * LANES * GROUP)])
+            for group in range(STEP_GROUPS)
+        ]
+        return [
+            builder.load(builder.bitcast(start, _BYTES.as_pointer()), align=1) for start in starts
+        ]
 
-    def _numbers(self, row: Any, d: Any) -> Any:
-        """A group of activations, once for each output of a vector."""
+    def _numbers(self, row: Any, d: Any) -> list[Any]:
+        """Activations of a step, each group once for each output of a vector."""
         builder = self._builder
-        start = builder.gep(row, [builder.mul(d, _INT64(GROUP))])
-        word = builder.load(builder.bitcast(start, _INT32.as_pointer()), align=1)
-        return builder.bitcast(self._splat(word, _SUMS), _BYTES)
+        step = builder.gep(row, [builder.mul(d, _INT64(STEP))])
+        starts = [builder.gep(step, [_INT64(group * GROUP)]) for group in range(STEP_GROUPS)]
+        words = [
+            builder.load(builder.bitcast(start, _INT32.as_pointer()), align=1) for start in starts
+        ]
+        return [builder.bitcast(self._splat(word, _SUMS), _BYTES) for word in words]
 
-    def _add_products(self, total: Any, numbers: Any, weights: Any) -> Any:
+    def _add_products(self, total: Any, numbers: list[Any], weights: list[Any]) -> Any:
         if _HAS_VNNI:
             name, words = "llvm.x86.avx512.vpdpbusd.512", ir.FunctionType(_SUMS, [_SUMS] * 3)
             operation = cgutils.get_or_insert_function(self._builder.module, words, name)
-            operands = [self._builder.bitcast(vector, _SUMS) for vector in (numbers, weights)]
-            return self._builder.call(operation, [total, *operands])
+            for group in zip(numbers, weights, strict=True):
+                operands = [self._builder.bitcast(vector, _SUMS) for vector in group]
+                total = self._builder.call(operation, [total, *operands])
+            return total
         sums = _sums_by_avx2 if _HAS_AVX2 else _sums_anywhere
         return self._builder.add(total, sums(self._builder, numbers, weights))
 
+    def _fetch_ahead(self, d: Any) -> None:
+        builder = self._builder
+        pointer, stride = self._ahead
+        start = builder.gep(pointer, [builder.mul(d, stride)])
+        for line in range(STEP_GROUPS * self._num_vectors):
+            fetch(builder, builder.gep(start, [_INT64(line * LANES * GROUP)]), cache=self._cache)
 
-def _sums_by_avx2(builder: Any, numbers: Any, weights: Any) -> Any:
-    """Returns the sums of products of each group, [LANES]."""
+
+def _sums_by_avx2(builder: Any, numbers: list[Any], weights: list[Any]) -> Any:
+    """Returns the sums of a step's products for each output, [LANES]."""
     half, pairs = ir.VectorType(_INT8, 32), ir.VectorType(_INT16, 16)
     sums = ir.VectorType(_INT32, 8)
     multiply, widen = (
@@ -201,19 +221,28 @@ def _sums_by_avx2(builder: Any, numbers: Any, weights: Any) -> Any:
     ones = ir.Constant(pairs, [_INT16(1)] * 16)
     parts = []
     for start in (0, 32):
-        operands = [_taken(builder, part, range(start, start + 32)) for part in (numbers, weights)]
-        parts.append(builder.call(widen, [builder.call(multiply, operands), ones]))
+        places = range(start, start + 32)
+        products = [
+            builder.call(multiply, [_taken(builder, part, places) for part in group])
+            for group in zip(numbers, weights, strict=True)
+        ]
+        parts.append(builder.call(widen, [functools.reduce(builder.add, products), ones]))
     return builder.shuffle_vector(*parts, _indices(range(LANES)))
 
 
-def _sums_anywhere(builder: Any, numbers: Any, weights: Any) -> Any:
+def _sums_anywhere(builder: Any, numbers: list[Any], weights: list[Any]) -> Any:
     """Returns the same, where there is no instruction for it."""
     wide = ir.VectorType(_INT32, LANES * GROUP)
-    products = builder.mul(builder.zext(numbers, wide), builder.sext(weights, wide))
-    total = _taken(builder, products, range(0, LANES * GROUP, GROUP))
-    for place in range(1, GROUP):
-        total = builder.add(total, _taken(builder, products, range(place, LANES * GROUP, GROUP)))
-    return total
+    products = [
+        builder.mul(builder.zext(number, wide), builder.sext(weight, wide))
+        for number, weight in zip(numbers, weights, strict=True)
+    ]
+    terms = [
+        _taken(builder, product, range(place, LANES * GROUP, GROUP))
+        for product in products
+        for place in range(GROUP)
+    ]
+    return functools.reduce(builder.add, terms)
 
 
 def _taken(builder: Any, vector: Any, places: range) -> Any:

@@ -132,8 +132,6 @@ def emit_cases(builder: Any, tile: Tile, *, num_rows: Any, max_rows: int = MAX_T
 class Tile:
     """Emits the code of tiles with a known number of rows. Pairs are a pointer and a stride."""
 
-    line_size = LANES  # weights in a line of a cache
-
     def __init__(
         self,
         builder: Any,
@@ -200,8 +198,7 @@ class Tile:
         pointer, stride = self._ahead
         start = builder.gep(pointer, [builder.mul(d, stride)])
         for vector in range(self._num_vectors):
-            line = builder.gep(start, [_INT64(vector * self.line_size)])
-            fetch(builder, line, cache=self._cache)
+            fetch(builder, builder.gep(start, [_INT64(vector * LANES)]), cache=self._cache)
 
     def _splat(self, number: Any, kind: Any) -> Any:
         undefined = ir.Constant(kind, ir.Undefined)
