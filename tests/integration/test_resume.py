@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from furiosa_llm.batch_job import BatchJob, run_batch_job
-from furiosa_llm.batch_summary import Progress
+from furiosa_llm.batch.job import BatchJob
+from furiosa_llm.batch.run import run_batch_job
+from furiosa_llm.batch.summary import Progress
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.sampling_params import SamplingParams
 from tests.crash.harness import same_answers

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from furiosa_llm.batch_job import BatchJob, run_batch_job
+from furiosa_llm.batch.job import BatchJob
+from furiosa_llm.batch.run import run_batch_job
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.error_limit import ErrorLimit
 from furiosa_llm.errors import ConfigError, RequestTimeoutError, TooManyErrorsError
