@@ -54,9 +54,9 @@ def answer_rows(
         feed = stack.enter_context(_feed(job, engine, source, writer))
         failed_rows = step_stats = None
         if job.failed_rows is not None:
-            failed_rows = stack.enter_context(FailedRowsWriter(job.failed_rows))
+            failed_rows = stack.enter_context(FailedRowsWriter.open(job.failed_rows))
         if job.step_stats is not None:
-            step_stats = stack.enter_context(StepStatsWriter(job.step_stats))
+            step_stats = stack.enter_context(StepStatsWriter.open(job.step_stats))
         rows = RowsInFlight(
             job,
             engine=engine,

@@ -82,7 +82,7 @@ class _Batch:
                 target.status_path.unlink(missing_ok=True)
                 return BatchSummary.of_complete(Path(job.output), writer.manifest.counts)
             self._tally.add_saved(writer.saved)
-            with StatusFile(target.status_path) as self._status:
+            with StatusFile.open(target.status_path) as self._status:
                 return self._run(source, writer, started=started)
 
     def _run(self, source: RowSource, writer: AnswerWriter, *, started: float) -> BatchSummary:
