@@ -127,15 +127,16 @@ Examples:
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     section=INPUT_AND_OUTPUT,
-    help="Parquet file to write, one row for each step of the engine.",
+    help="Parquet file to write, one row for each step of the engine; with --resume, of those "
+    "since then only.",
 )
 @option(
     "--failed-rows",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     section=INPUT_AND_OUTPUT,
-    help="JSON lines file to write, the rows that failed as they were given: an input to try "
-    "again.",
+    help="JSON lines file to write, the rows that failed as they were given, also those of a run "
+    "that is resumed: an input to try again.",
 )
 @option(
     "--max-errors",

@@ -128,6 +128,31 @@ def test_failed_rows_are_tried_again_with_more_room(tmp_path: Path) -> None:
     assert same_answers(pq.read_table(job.output), unbroken(roomy))
 
 
+@pytest.mark.parametrize("is_retried", [False, True])
+def test_the_failed_rows_are_those_of_all_runs_and_can_be_an_input(
+    tmp_path: Path, is_retried: bool
+) -> None:
+    bad: list[object] = [{"prompt": "a", "max_tokens": 0}, '{"prompt": ', {"question": "none"}]
+    rows = [bad[0], *[{"prompt": "What is 2 + 3?"}] * 170, bad[1], bad[2]]
+    failed = tmp_path / "failed.jsonl"
+    tight = dataclasses.replace(ENGINE, max_processing_samples=8)  # the last rows come late
+    job = make_job(
+        tmp_path, rows, engine_args=tight, rows_per_part=5, resume=True, failed_rows=failed
+    )
+    stopped(job, lambda progress: progress.num_done >= 30)
+    assert len(failed.read_text().splitlines()) == 1
+
+    summary = run_batch_job(dataclasses.replace(job, retry_failed=is_retried))
+
+    lines = failed.read_text().splitlines()
+    assert len(lines) == summary.num_failed == 3
+    assert {json.dumps(row, separators=(",", ":")) for row in (bad[0], bad[2])} < set(lines)
+    again = dataclasses.replace(
+        job, input=str(failed), output=tmp_path / "again.parquet", failed_rows=None
+    )
+    assert run_batch_job(again).num_failed == 3
+
+
 def test_standard_input_cannot_be_resumed(job: BatchJob) -> None:
     with pytest.raises(ConfigError, match="--resume needs an input that can be read again"):
         run_batch_job(dataclasses.replace(job, input="-"))

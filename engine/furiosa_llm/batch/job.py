@@ -33,8 +33,8 @@ class BatchJob:
         deadline_seconds: Time after which the run is over, done or not.
         shard: Which of the input's rows to answer.
         columns: Which columns hold the prompt and the parameters.
-        step_stats: Parquet file for the account of each engine step.
-        failed_rows: JSON lines file for the rows that failed, as they were given.
+        step_stats: Parquet file for the account of each engine step of this run.
+        failed_rows: JSON lines file for all rows of the output that failed, as they were given.
         row_timeout_seconds: Longest time from a row's first step to its end.
         max_errors: Rows that may fail before the batch ends early; all of them if None.
         expected_column: Column that holds the right answer; answers are counted against it.

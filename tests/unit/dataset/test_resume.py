@@ -365,6 +365,7 @@ def test_counts_of_saved_rows_come_from_the_parts(tmp_path: Path) -> None:
         saved = writer.saved
 
     assert (len(saved.done), saved.error_counts) == (3, {"invalid_row": 1})
+    assert [index for index in range(4) if index in saved.failed] == [1]
     assert (saved.num_prompt_tokens, saved.num_output_tokens) == (8, 4)
 
 
