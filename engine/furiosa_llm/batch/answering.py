@@ -96,7 +96,6 @@ def _feed(job: BatchJob, engine: LLMEngine, source: RowSource, writer: AnswerWri
         defaults=dataclasses.replace(job.sampling_params, output_kind=RequestOutputKind.FINAL),
         max_model_len=engine.limits.model_info.max_model_len,
         num_previews=job.num_examples,
-        keeps_sources=job.failed_rows is not None,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from furiosa_llm.batch.job import BatchJob
 from furiosa_llm.batch.tally import Tally
 from furiosa_llm.dataset.answer import AnswerRow, answer_of, error_answer
@@ -13,6 +15,16 @@ from furiosa_llm.dataset.writer import AnswerWriter
 from furiosa_llm.errors import RequestError, TooManyErrorsError
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.prompt_feed import FailedRow, FeedRow, PromptFeed, ReadyRow
+
+MAX_BYTES_IN_FLIGHT = 256 << 20  # of input, about, that waits in the engine
+
+
+@dataclass(frozen=True, slots=True)
+class _RowInEngine:
+    record: PromptRecord
+    preview: str
+    num_bytes: int
+    source: RawRow | None  # where failed rows are written
 
 
 class RowsInFlight:
@@ -34,7 +46,7 @@ class RowsInFlight:
         Args:
             job: For the limits of its rows.
             engine: Answers them.
-            feed: Brings them, with their sources if failed ones are written.
+            feed: Brings them.
             writer: Keeps the answers.
             tally: Counts them, and the engine's steps.
             failed_rows: Keeps the rows that failed.
@@ -47,24 +59,26 @@ class RowsInFlight:
         self._tally = tally
         self._failed_rows = failed_rows
         self._step_stats = step_stats
-        self._pending: dict[str, PromptRecord] = {}  # by row index, the engine's request id
-        self._previews: dict[int, str] = {}
-        self._sources: dict[int, RawRow] = {}
+        self._in_engine: dict[str, _RowInEngine] = {}  # by row index, the engine's request id
+        self._num_bytes = 0  # of the rows in the engine
         self._max_unfinished = engine.limits.scheduler_config.max_processing_samples
 
     @property
     def is_empty(self) -> bool:
         """Whether no row is in the engine, also none that it has given up."""
-        return not self._pending
+        return not self._in_engine
 
     def fill(self) -> None:
-        """Hands rows to the engine while it has room.
+        """Hands rows to the engine while it has room and they are not too long together.
 
         Raises:
             DatasetError: The input cannot be read on, or the output cannot be written.
             TooManyErrorsError: More rows failed than `max_errors`.
         """
-        while self._engine.num_unfinished_requests < self._max_unfinished:
+        while (
+            self._engine.num_unfinished_requests < self._max_unfinished
+            and self._num_bytes < MAX_BYTES_IN_FLIGHT
+        ):
             rows = self._feed.take(wait=not self._engine.has_unfinished_requests())
             if not rows:
                 return
@@ -80,8 +94,9 @@ class RowsInFlight:
             TooManyErrorsError: More rows failed than `max_errors`.
         """
         for output in self._engine.step():
-            answer = answer_of(self._pending.pop(output.request_id), output)
-            self._keep(answer, self._previews.pop(answer.row_index, ""))
+            row = self._in_engine.pop(output.request_id)
+            self._num_bytes -= row.num_bytes
+            self._keep(answer_of(row.record, output), row.source, row.preview)
         self._check_errors()
         for step in self._engine.last_steps:
             self._tally.add_step(step)
@@ -89,17 +104,16 @@ class RowsInFlight:
                 self._step_stats.write(step)
 
     def _take(self, row: FeedRow) -> None:
-        if row.source is not None:
-            self._sources[row.row_index] = row.source
         error = row.error if isinstance(row, FailedRow) else self._try_add(row)
         if error is not None:
             where = row if isinstance(row, FailedRow) else row.record
-            answer = error_answer(where.row_index, where.request_id, where.carried, error)
-            self._keep(answer, row.preview)
+            row_index = row.source.row_index
+            answer = error_answer(row_index, where.request_id, where.carried, error)
+            self._keep(answer, row.source, row.preview)
             self._check_errors()
 
     def _try_add(self, row: ReadyRow) -> RequestError | None:
-        request_id = str(row.record.row_index)
+        request_id = str(row.source.row_index)
         prompt = {"prompt_token_ids": row.token_ids}
         try:
             self._engine.add_request(
@@ -110,15 +124,15 @@ class RowsInFlight:
             )
         except RequestError as error:
             return error
-        self._pending[request_id] = row.record
-        if row.preview:
-            self._previews[row.record.row_index] = row.preview
+        source = row.source if self._failed_rows is not None else None
+        num_bytes = row.source.num_bytes
+        self._in_engine[request_id] = _RowInEngine(row.record, row.preview, num_bytes, source)
+        self._num_bytes += num_bytes
         return None
 
-    def _keep(self, answer: AnswerRow, preview: str) -> None:
+    def _keep(self, answer: AnswerRow, source: RawRow | None, preview: str) -> None:
         self._tally.add_row(answer, preview)
         self._writer.write(answer)
-        source = self._sources.pop(answer.row_index, None)
         if source is not None and self._failed_rows is not None and answer.error_code is not None:
             self._failed_rows.write(source)
 
