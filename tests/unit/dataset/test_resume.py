@@ -107,7 +107,7 @@ def test_a_resumed_run_does_what_is_left_and_gives_the_same_file(tmp_path: Path)
     assert not Path(f"{output}.parts").exists()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sets(st.integers(0, NUM_ROWS - 1)), max_size=4), st.integers(1, 4))
 def test_however_often_a_run_stops_every_row_is_there_once(
     tmp_path_factory: pytest.TempPathFactory, stops: list[set[int]], rows_per_part: int
