@@ -23,7 +23,7 @@ from furiosa_llm_cli.progress_view import ProgressTracker, ProgressView
 from furiosa_llm_cli.terminal import StderrConsole, is_live_terminal, say
 
 if TYPE_CHECKING:
-    from furiosa_llm.batch_summary import Progress
+    from furiosa_llm.batch.summary import Progress
 
 Clock = Callable[[], float]
 

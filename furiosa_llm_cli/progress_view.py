@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from furiosa_llm_cli.formats import count, duration, percent, rate
 
 if TYPE_CHECKING:
-    from furiosa_llm.batch_summary import Progress
+    from furiosa_llm.batch.summary import Progress
 
 _WINDOW_SECONDS = 10.0
 _MIN_SECONDS_FOR_ESTIMATE = 3.0

@@ -14,7 +14,7 @@ from rich.text import Text
 from furiosa_llm_cli.formats import count, duration, one_line, percent, rate
 
 if TYPE_CHECKING:
-    from furiosa_llm.batch_summary import BatchSummary, Example
+    from furiosa_llm.batch.summary import BatchSummary, Example
 
 _MAX_SHOWN = 60
 _MIN_WIDTH = 8

@@ -34,8 +34,9 @@ from furiosa_llm.structured_outputs import StructuredOutputs
 
 if TYPE_CHECKING:
     from furiosa_llm.async_llm_engine import AsyncLLMEngine
-    from furiosa_llm.batch_job import BatchJob, run_batch_job
-    from furiosa_llm.batch_summary import BatchSummary
+    from furiosa_llm.batch.job import BatchJob
+    from furiosa_llm.batch.run import run_batch_job
+    from furiosa_llm.batch.summary import BatchSummary
     from furiosa_llm.llm import LLM
     from furiosa_llm.llm_engine import LLMEngine
 
@@ -71,10 +72,10 @@ __all__ = [
 _LAZY_MODULES = {
     "LLM": "furiosa_llm.llm",
     "AsyncLLMEngine": "furiosa_llm.async_llm_engine",
-    "BatchJob": "furiosa_llm.batch_job",
-    "BatchSummary": "furiosa_llm.batch_summary",
+    "BatchJob": "furiosa_llm.batch.job",
+    "BatchSummary": "furiosa_llm.batch.summary",
     "LLMEngine": "furiosa_llm.llm_engine",
-    "run_batch_job": "furiosa_llm.batch_job",
+    "run_batch_job": "furiosa_llm.batch.run",
 }
 
 

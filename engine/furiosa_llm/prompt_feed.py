@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.dataset.record import PromptRecord, RawRow, identify, parse_row
@@ -15,6 +14,7 @@ from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.tokenization import Tokenizer
 
 _ROWS_PER_BATCH = 64
+_BYTES_PER_BATCH = 1 << 20  # about, so that the batches ahead are bounded by bytes, too
 _BATCHES_AHEAD = 16
 _POLL_SECONDS = 0.1
 _PREVIEW_CHARACTERS = 400
@@ -25,27 +25,21 @@ _MAX_SHARED_PARAMS = 1024
 class ReadyRow:
     """A row that the engine can take: its record, without the prompt, and the prompt's tokens."""
 
+    source: RawRow
     record: PromptRecord
     token_ids: Sequence[int]
     preview: str
-    source: RawRow | None = None  # where it is asked for
-
-    @property
-    def row_index(self) -> int:
-        """Position in the input, from 0."""
-        return self.record.row_index
 
 
 @dataclass(frozen=True, slots=True)
 class FailedRow:
     """A row that cannot be answered, and why."""
 
-    row_index: int
+    source: RawRow
     request_id: str
     carried: Mapping[str, object]
     error: RequestError
     preview: str
-    source: RawRow | None = None  # where it is asked for
 
 
 FeedRow = ReadyRow | FailedRow
@@ -67,7 +61,6 @@ class PromptFeed:
         defaults: SamplingParams,
         max_model_len: int,
         num_previews: int = 0,
-        keeps_sources: bool = False,
     ) -> None:
         """Prepares to read rows.
 
@@ -78,7 +71,6 @@ class PromptFeed:
             defaults: The parameters of a row that brings none.
             max_model_len: Prompts that surely have more tokens are not tokenized.
             num_previews: So many of the first rows keep the start of their prompt.
-            keeps_sources: Whether rows come with what they were read from.
         """
         self._rows = iter(rows)
         self._tokenizer = tokenizer
@@ -86,7 +78,6 @@ class PromptFeed:
         self._defaults = defaults
         self._max_model_len = max_model_len
         self._num_previews = num_previews
-        self._keeps_sources = keeps_sources
         # Many rows with parameters of their own have the same ones: keep each set once.
         self._shared_params: dict[SamplingParams, SamplingParams] = {}
         self._queue: queue.Queue[list[FeedRow] | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
@@ -126,12 +117,23 @@ class PromptFeed:
 
     def _run(self) -> None:
         try:
-            while rows := list(itertools.islice(self._rows, _ROWS_PER_BATCH)):
-                if not self._put(self._with_sources(list(self._prepare(rows)), rows)):
+            while rows := self._read():
+                if not self._put(list(self._prepare(rows))):
                     return
             self._put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where the rows are taken
             self._put(error)
+
+    def _read(self) -> list[RawRow]:
+        """Reads a row, and more as long as they are few and short."""
+        rows: list[RawRow] = []
+        num_bytes = 0
+        for row in self._rows:
+            rows.append(row)
+            num_bytes += row.num_bytes
+            if len(rows) == _ROWS_PER_BATCH or num_bytes >= _BYTES_PER_BATCH:
+                break
+        return rows
 
     def _put(self, batch: list[FeedRow] | BaseException | None) -> bool:
         while not self._stopping.is_set():
@@ -150,22 +152,16 @@ class PromptFeed:
             if isinstance(entry, PromptRecord) and entry.prompt is not None
         ]
         encoded = iter(self._tokenizer.encode_batch(texts) if texts else [])
-        for entry in parsed:
+        for row, entry in zip(rows, parsed, strict=True):
             if isinstance(entry, FailedRow):
                 yield entry
             elif entry.prompt is not None:
-                yield self._ready(entry, next(encoded))
+                yield self._ready(row, entry, next(encoded))
             elif entry.messages is not None:
-                yield self._encode_chat(entry, entry.messages)
+                yield self._encode_chat(row, entry, entry.messages)
             else:
                 assert entry.prompt_token_ids is not None
-                yield self._ready(entry, entry.prompt_token_ids)
-
-    def _with_sources(self, prepared: list[FeedRow], rows: list[RawRow]) -> list[FeedRow]:
-        if not self._keeps_sources:
-            return prepared
-        pairs = zip(prepared, rows, strict=True)
-        return [replace(entry, source=row) for entry, row in pairs]
+                yield self._ready(row, entry, entry.prompt_token_ids)
 
     def _parse(self, row: RawRow) -> PromptRecord | FailedRow:
         try:
@@ -175,23 +171,23 @@ class PromptFeed:
             return record
         except RequestError as error:
             request_id, carried = identify(row, self._columns)
-            return FailedRow(row.row_index, request_id, carried, error, "")
+            return FailedRow(row, request_id, carried, error, "")
 
     def _encode_chat(
-        self, record: PromptRecord, messages: Sequence[Mapping[str, object]]
+        self, row: RawRow, record: PromptRecord, messages: Sequence[Mapping[str, object]]
     ) -> FeedRow:
         try:
             text = self._tokenizer.render_chat(messages)
             self._check_length(text)
-            return self._ready(record, self._tokenizer.encode_rendered(text))
+            return self._ready(row, record, self._tokenizer.encode_rendered(text))
         except RequestError as error:
             preview = self._preview(record)
-            return FailedRow(record.row_index, record.request_id, record.carried, error, preview)
+            return FailedRow(row, record.request_id, record.carried, error, preview)
 
     def _check_length(self, text: str) -> None:
         self._tokenizer.check_length(text, max_num_tokens=self._max_model_len)
 
-    def _ready(self, record: PromptRecord, token_ids: Sequence[int]) -> ReadyRow:
+    def _ready(self, row: RawRow, record: PromptRecord, token_ids: Sequence[int]) -> ReadyRow:
         if len(self._shared_params) >= _MAX_SHARED_PARAMS:
             self._shared_params.clear()
         without_prompt = PromptRecord(
@@ -203,7 +199,7 @@ class PromptFeed:
             self._shared_params.setdefault(record.sampling_params, record.sampling_params),
             record.carried,
         )
-        return ReadyRow(without_prompt, token_ids, self._preview(record))
+        return ReadyRow(row, without_prompt, token_ids, self._preview(record))
 
     def _preview(self, record: PromptRecord) -> str:
         if record.row_index >= self._num_previews:

@@ -30,7 +30,7 @@ from furiosa_llm_cli.summary import plain_summary, print_summary
 from furiosa_llm_cli.terminal import StderrConsole, is_live_terminal, say, show_logs
 
 if TYPE_CHECKING:
-    from furiosa_llm.batch_summary import BatchSummary
+    from furiosa_llm.batch.summary import BatchSummary
 
 _EXIT_ROWS_FAILED = 3
 
@@ -127,15 +127,16 @@ Examples:
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     section=INPUT_AND_OUTPUT,
-    help="Parquet file to write, one row for each step of the engine.",
+    help="Parquet file to write, one row for each step of the engine; with --resume, of those "
+    "since then only.",
 )
 @option(
     "--failed-rows",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     section=INPUT_AND_OUTPUT,
-    help="JSON lines file to write, the rows that failed as they were given: an input to try "
-    "again.",
+    help="JSON lines file to write, the rows that failed as they were given, also those of a run "
+    "that is resumed: an input to try again.",
 )
 @option(
     "--max-errors",
@@ -199,7 +200,8 @@ def run(
     with choose_display(verbosity) as display:
         start = time.monotonic()
         prepare_libraries(ctx, engine_args.cache_dir)
-        from furiosa_llm.batch_job import BatchJob, run_batch_job  # loads pyarrow
+        from furiosa_llm.batch.job import BatchJob  # loads pyarrow
+        from furiosa_llm.batch.run import run_batch_job
         from furiosa_llm.dataset.hub_input import HUB_PREFIX
 
         if not input.startswith(HUB_PREFIX):  # it may give tables of pandas

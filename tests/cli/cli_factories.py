@@ -9,8 +9,8 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from furiosa_llm.batch_job import BatchJob
-from furiosa_llm.batch_summary import BatchSummary, Progress
+from furiosa_llm.batch.job import BatchJob
+from furiosa_llm.batch.summary import BatchSummary, Progress
 from furiosa_llm_cli.main import cli
 
 REQUIRED = ("--model", "m", "--input", "in.jsonl", "--output", "out.parquet")

@@ -9,5 +9,5 @@ from tests.cli.cli_factories import FakeBatch
 def batch(monkeypatch: pytest.MonkeyPatch) -> FakeBatch:
     """What `run` calls in place of a real batch."""
     fake = FakeBatch()
-    monkeypatch.setattr("furiosa_llm.batch_job.run_batch_job", fake)
+    monkeypatch.setattr("furiosa_llm.batch.run.run_batch_job", fake)
     return fake

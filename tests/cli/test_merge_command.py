@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from furiosa_llm.batch_job import BatchJob, run_batch_job
+from furiosa_llm.batch.job import BatchJob
+from furiosa_llm.batch.run import run_batch_job
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.shard import WHOLE, Shard
 from furiosa_llm.sampling_params import SamplingParams

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from furiosa_llm.batch_summary import BatchSummary, Example
+from furiosa_llm.batch.summary import BatchSummary, Example
 from furiosa_llm_cli.formats import duration, one_line, percent, rate
 from furiosa_llm_cli.summary import plain_summary, print_summary
 from tests.cli.cli_factories import make_summary

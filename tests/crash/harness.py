@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -17,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.cli.test_run_process import MODEL, PATHS
-from tests.processes import descendants, is_running, wait_until
+from tests.processes import children, descendants, is_running, wait_until
 
 NUM_ROWS = 240
 ROWS_PER_PART = 8
+ROLES = PARENT, LAUNCHER, REPLICA = "parent", "launcher", "replica"
 
 DRIVER = Path(__file__).with_name("driver.py")
 # What depends on the time, on what ran beside a row, and on where.
@@ -32,11 +34,11 @@ FREE_COLUMNS = frozenset(
 )  # fmt: skip
 
 
-def write_rows(path: Path) -> None:
+def write_rows(path: Path, num_rows: int = NUM_ROWS) -> None:
     """Short and long answers, greedy and drawn, columns of their own, and rows that fail."""
     draw = random.Random(5)
     with path.open("w") as file:
-        for index in range(NUM_ROWS):
+        for index in range(num_rows):
             row: dict[str, object] = {
                 "id": f"r{index}",
                 "prompt": f"What is {draw.randrange(90)} + {draw.randrange(90)}?",
@@ -87,27 +89,35 @@ class CrashingRun:
         assert code in (0, 3), self._log.read_text()
         return False
 
-    def kill_a_process(self, after_seconds: float, draw: random.Random) -> bool:
-        """Kills one process of the run's tree, then the run; False if it is complete before."""
+    def kill_a_process(self, role: str, after_seconds: float, draw: random.Random) -> bool:
+        """Kills one of the run's processes, then the run; False if it is complete before.
+
+        Args:
+            role: One of ROLES; with one replica there is only the parent.
+            after_seconds: Time from the start of that process, about.
+            draw: Chooses which of several, and how long the run lives on without it.
+        """
         run = self.start()
-        try:
+        wait_until(lambda: run.poll() is not None or bool(_processes(run, role)))
+        with contextlib.suppress(subprocess.TimeoutExpired):
             run.wait(after_seconds)
-        except subprocess.TimeoutExpired:
-            tree = [run.pid, *descendants(run.pid)]
-            victim = draw.randrange(len(tree))
-            os.kill(tree[victim], signal.SIGKILL)
-            self.kills[("parent", "launcher")[victim] if victim < 2 else "replica"] += 1
-            if victim:
-                self._kill_soon(run, draw)
-            run.wait()
-            assert wait_until(lambda: not any(map(is_running, tree))), "a process lives on"
-            if run.returncode in (0, 3):
-                return False  # it had no need of what was killed
-            assert run.returncode in (6, -signal.SIGKILL), self._log.read_text()
-            self._check_parts()
-            return True
-        assert run.returncode in (0, 3), self._log.read_text()
-        return False
+        tree = [run.pid, *descendants(run.pid)]
+        victims = _processes(run, role)
+        if not victims:
+            assert run.wait() in (0, 3), self._log.read_text()
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(draw.choice(victims), signal.SIGKILL)
+            self.kills[role] += 1
+        if role != PARENT:
+            self._kill_soon(run, draw)
+        run.wait()
+        assert wait_until(lambda: not any(map(is_running, tree))), "a process lives on"
+        if run.returncode in (0, 3):
+            return False  # it had no need of what was killed
+        assert run.returncode in (6, -signal.SIGKILL), self._log.read_text()
+        self._check_parts()
+        return True
 
     def finish(self) -> pa.Table:
         """Lets the run come to its end."""
@@ -130,7 +140,7 @@ class CrashingRun:
             run.wait(draw.uniform(0.0, 0.5))
         except subprocess.TimeoutExpired:
             run.kill()
-            self.kills["parent"] += 1
+            self.kills[f"{PARENT} soon after"] += 1
 
     def _check_parts(self) -> None:
         """Every row that was in a part still is, once and the same; none told of is missing."""
@@ -147,6 +157,16 @@ class CrashingRun:
         if self._status.exists():
             status = json.loads(self._status.read_text())
             assert status.get("rows_saved", 0) <= len(found)
+
+
+def _processes(run: subprocess.Popen[bytes], role: str) -> list[int]:
+    """Those of a run that have a role, as long as the run lives."""
+    if run.poll() is not None:
+        return []
+    if role == PARENT:
+        return [run.pid]
+    launchers = children(run.pid)[:1]
+    return launchers if role == LAUNCHER else [pid for one in launchers for pid in children(one)]
 
 
 def answers(table: pa.Table) -> pa.Table:

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from furiosa_llm.batch_job import BatchJob, run_batch_job
-from furiosa_llm.batch_summary import Progress
+from furiosa_llm.batch.job import BatchJob
+from furiosa_llm.batch.run import run_batch_job
+from furiosa_llm.batch.summary import Progress
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError, DatasetError, EngineError
 from furiosa_llm.execution.model_runner import ModelRunner

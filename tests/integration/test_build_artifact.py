@@ -19,7 +19,8 @@ from furiosa_llm.artifact_builder import build as builder
 from furiosa_llm.artifact_builder.build import BuildProgress, build_artifact
 from furiosa_llm.artifact_builder.options import BuildOptions
 from furiosa_llm.artifact_builder.weights import Shard, StoredTensor, plan_shards
-from furiosa_llm.batch_job import BatchJob, run_batch_job
+from furiosa_llm.batch.job import BatchJob
+from furiosa_llm.batch.run import run_batch_job
 from furiosa_llm.benchmark.runner import BenchmarkSpec, run_benchmark
 from furiosa_llm.benchmark.workload import RandomWorkload
 from furiosa_llm.config import EngineArgs

@@ -46,9 +46,7 @@ def answers_alone(path: Path, quantization: str | None) -> list[Answer]:
     return [answers(path, [prompt], quantization=quantization)[0] for prompt in make_prompts()]
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.permutations(range(8)).flatmap(
         lambda order: st.integers(1, 8).map(lambda count: order[:count])

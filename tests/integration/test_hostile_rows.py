@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from furiosa_llm.batch_job import BatchJob, run_batch_job
+from furiosa_llm.batch.job import BatchJob
+from furiosa_llm.batch.run import run_batch_job
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.row_limits import MAX_COLUMNS, MAX_LINE_BYTES
 from furiosa_llm.sampling_params import SamplingParams

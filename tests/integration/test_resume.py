@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from furiosa_llm.batch_job import BatchJob, run_batch_job
-from furiosa_llm.batch_summary import Progress
+from furiosa_llm.batch.job import BatchJob
+from furiosa_llm.batch.run import run_batch_job
+from furiosa_llm.batch.summary import Progress
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.sampling_params import SamplingParams
 from tests.crash.harness import same_answers
@@ -125,6 +126,31 @@ def test_failed_rows_are_tried_again_with_more_room(tmp_path: Path) -> None:
 
     assert (summary.num_rows, summary.num_failed, summary.num_resumed) == (2, 0, 1)
     assert same_answers(pq.read_table(job.output), unbroken(roomy))
+
+
+@pytest.mark.parametrize("is_retried", [False, True])
+def test_the_failed_rows_are_those_of_all_runs_and_can_be_an_input(
+    tmp_path: Path, is_retried: bool
+) -> None:
+    bad: list[object] = [{"prompt": "a", "max_tokens": 0}, '{"prompt": ', {"question": "none"}]
+    rows = [bad[0], *[{"prompt": "What is 2 + 3?"}] * 170, bad[1], bad[2]]
+    failed = tmp_path / "failed.jsonl"
+    tight = dataclasses.replace(ENGINE, max_processing_samples=8)  # the last rows come late
+    job = make_job(
+        tmp_path, rows, engine_args=tight, rows_per_part=5, resume=True, failed_rows=failed
+    )
+    stopped(job, lambda progress: progress.num_done >= 30)
+    assert len(failed.read_text().splitlines()) == 1
+
+    summary = run_batch_job(dataclasses.replace(job, retry_failed=is_retried))
+
+    lines = failed.read_text().splitlines()
+    assert len(lines) == summary.num_failed == 3
+    assert {json.dumps(row, separators=(",", ":")) for row in (bad[0], bad[2])} < set(lines)
+    again = dataclasses.replace(
+        job, input=str(failed), output=tmp_path / "again.parquet", failed_rows=None
+    )
+    assert run_batch_job(again).num_failed == 3
 
 
 def test_standard_input_cannot_be_resumed(job: BatchJob) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from furiosa_llm.batch_job import BatchJob, run_batch_job
+from furiosa_llm.batch.job import BatchJob
+from furiosa_llm.batch.run import run_batch_job
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.error_limit import ErrorLimit
 from furiosa_llm.errors import ConfigError, RequestTimeoutError, TooManyErrorsError
@@ -172,3 +173,18 @@ def test_a_batch_that_keeps_within_its_limit_is_complete(tmp_path: Path, limit: 
     summary = run_batch_job(job)
 
     assert (summary.num_failed, len(read(job.output))) == (4, 8)
+
+
+def test_long_rows_wait_in_the_input_and_not_in_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("furiosa_llm.batch.rows_in_flight.MAX_BYTES_IN_FLIGHT", 5000)
+    job = make_job(tmp_path, [{**GOOD, "max_tokens": 2, "note": "x" * 1000}] * 300)
+    held: list[int] = []
+
+    summary = run_batch_job(
+        job, on_progress=lambda now: held.append(now.num_running + now.num_waiting)
+    )
+
+    assert (summary.num_rows, summary.num_failed) == (300, 0)
+    assert 0 < max(held) <= 64 + 5  # rows are handed over 64 at a time

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from furiosa_llm.batch_summary import Progress
+from furiosa_llm.batch.summary import Progress
 
 
 def test_a_status_tells_the_rate_of_this_run_alone() -> None:

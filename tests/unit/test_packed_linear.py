@@ -51,7 +51,7 @@ def test_only_plain_layers_in_float32_are_packed() -> None:
 
 
 @torch.inference_mode()
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.tuples(st.integers(1, 700), st.integers(1, 200)),
     first=st.integers(0, 150),
@@ -122,7 +122,7 @@ def test_a_packed_layer_can_be_rounded_later(is_joined: bool) -> None:
 
 
 @torch.inference_mode()
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(num_inputs=st.integers(1, 300), num_outputs=st.integers(1, 60), num_rows=st.integers(1, 20))
 def test_products_of_whole_numbers_are_exact(
     num_inputs: int, num_outputs: int, num_rows: int

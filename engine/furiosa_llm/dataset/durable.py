@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import BinaryIO
 from furiosa_llm.errors import DatasetError
 
 _TEMPORARY_SUFFIX = ".tmp"
+
+_logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -34,6 +37,26 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def closed_well(resources: contextlib.ExitStack) -> Iterator[None]:
+    """Closes resources after the block as if it had ended well, however it ends.
+
+    What ended the block matters more than an error of theirs, which is then only logged.
+
+    Raises:
+        DatasetError: They cannot be written, and nothing else ended the block.
+    """
+    try:
+        yield
+    except BaseException:
+        try:
+            resources.close()
+        except DatasetError as error:
+            _logger.warning("%s", error)
+        raise
+    resources.close()
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
+from typing import BinaryIO
 
-from furiosa_llm.dataset.durable import durable_file, writing
+from furiosa_llm.dataset.durable import closed_well, durable_file, writing
 from furiosa_llm.dataset.json_text import to_json
 from furiosa_llm.dataset.record import RawRow
-from furiosa_llm.errors import DatasetError
-
-_logger = logging.getLogger(__name__)
 
 
 class FailedRowsWriter:
-    """Writes rows as JSON lines; the file appears under its name when the block ends, anyhow."""
+    """Writes rows as JSON lines."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
-        self._resources = contextlib.ExitStack()
+        self._file = file
 
-    def __enter__(self) -> FailedRowsWriter:
-        self._file = self._resources.enter_context(durable_file(self._path))
-        return self
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: Path) -> Iterator[FailedRowsWriter]:
+        """Opens a file that appears under its name when the block ends, however it ends.
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._resources.close()
-        except DatasetError as error:
-            if exc is None:
-                raise
-            # What ended the run matters more than its failed rows.
-            _logger.warning("%s", error)
+        Raises:
+            DatasetError: It cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(durable_file(path))
+            with closed_well(stack.pop_all()):
+                yield cls(path, file)
 
     def write(self, row: RawRow) -> None:
         """Adds a row, with the columns that it was given.

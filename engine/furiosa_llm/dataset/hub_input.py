@@ -68,7 +68,7 @@ class HubDataset:
         try:
             rows = datasets.load_dataset(self.name, split=self.split, streaming=True)
             for row_index, data in enumerate(rows, start=first_row_index):
-                yield RawRow(row_index, dict(data))
+                yield RawRow(row_index, dict(data), num_bytes=len(str(data)))
         except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DatasetError(f"{self.source} cannot be read: {reason}") from error

@@ -128,7 +128,7 @@ def _parsed(line: bytes, row_index: int, place: str) -> RawRow:
     if len(value) > MAX_COLUMNS:
         problem = f"{place}: the row has {len(value)} columns, and at most {MAX_COLUMNS} are read"
         return RawRow(row_index, None, problem)
-    return RawRow(row_index, value)
+    return RawRow(row_index, value, num_bytes=len(line))
 
 
 def _problem(line: bytes, error: ValueError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,20 +53,18 @@ class ParquetInput:
             names = file.schema_arrow.names
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, use_threads=False):
                 columns = [_values(column) for column in batch.columns]
+                num_bytes = batch.nbytes // max(batch.num_rows, 1)  # of each row, on average
                 for values in zip(*columns, strict=True) if columns else [()] * batch.num_rows:
-                    yield self._row(row_index, names, values, first_row_index)
+                    data = dict(zip(names, values, strict=True))
+                    problem = self._problem(data, row_index - first_row_index)
+                    yield RawRow(row_index, None if problem else data, problem, num_bytes)
                     row_index += 1
 
-    def _row(
-        self, row_index: int, names: list[str], values: tuple[object, ...], first_row_index: int
-    ) -> RawRow:
-        if _NotText in map(type, values):
-            name = next(
-                name for name, value in zip(names, values, strict=True) if type(value) is _NotText
-            )
-            place = f"{self.path}: row {row_index - first_row_index}"
-            return RawRow(row_index, None, f"{place}: column {name!r} is not valid UTF-8")
-        return RawRow(row_index, dict(zip(names, values, strict=True)))
+    def _problem(self, data: Mapping[str, object], number: int) -> str | None:
+        if _NotText not in map(type, data.values()):
+            return None
+        name = next(name for name, value in data.items() if type(value) is _NotText)
+        return f"{self.path}: row {number}: column {name!r} is not valid UTF-8"
 
 
 class _NotText:

@@ -39,11 +39,13 @@ class RawRow:
         row_index: Position in the input, from 0.
         data: Its columns; None when it could not be read as an object.
         error: Why it could not, with file and line.
+        num_bytes: About how much memory its columns take.
     """
 
     row_index: int
     data: dict[str, object] | None
     error: str | None = None
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _LEFTOVER = re.compile(r".*\.tmp|merged|merged\.parquet|merge-.*")
 _logger = logging.getLogger(__name__)
 
 
-class DoneRows:
+class RowIndexes:
     """A set of row indexes, which takes a byte for each row of the input."""
 
     def __init__(self) -> None:
@@ -63,14 +63,16 @@ class SavedRows:
     Attributes:
         parts: The parts that hold them.
         done: Their indexes.
-        error_counts: Failed ones among them, by `error_code`.
+        failed: Those of the failed ones among them.
+        error_counts: How many failed, by `error_code`.
         num_prompt_tokens: Tokens of their prompts.
         num_output_tokens: Tokens of their answers.
         next_number: Of the next part.
     """
 
     parts: list[PartInfo] = field(default_factory=list)
-    done: DoneRows = field(default_factory=DoneRows)
+    done: RowIndexes = field(default_factory=RowIndexes)
+    failed: RowIndexes = field(default_factory=RowIndexes)
     error_counts: Counter[str] = field(default_factory=Counter)
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
@@ -83,8 +85,10 @@ class SavedRows:
             ValueError: One is there already.
         """
         self.done.add(rows.column("row_index").to_numpy())
+        failed = rows.filter(pc.is_valid(rows.column("error_code")))
+        self.failed.add(failed.column("row_index").to_numpy())
         self.parts.append(info)
-        self.error_counts.update(rows.column("error_code").drop_null().to_pylist())
+        self.error_counts.update(failed.column("error_code").to_pylist())
         self.num_prompt_tokens += pc.sum(rows.column("num_prompt_tokens")).as_py() or 0
         self.num_output_tokens += pc.sum(rows.column("num_output_tokens")).as_py() or 0
 

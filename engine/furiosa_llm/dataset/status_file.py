@@ -7,9 +7,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 
 from furiosa_llm.dataset.manifest import utc_now
 from furiosa_llm.errors import RunStoppedError
@@ -22,12 +21,10 @@ _logger = logging.getLogger(__name__)
 class StatusFile:
     """A file of JSON that always holds one whole state.
 
-    Use it as a context manager. When the block ends well, the output is there and the file goes;
-    else it stays and says how the run ended. A run that died leaves it as it was, with the number
-    of a process that is gone.
+    A run that died leaves it as it was, with the number of a process that is gone.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
         self._path = path
         self._clock = clock
         self._started_at = utc_now()
@@ -36,22 +33,26 @@ class StatusFile:
         self._next_at = 0.0
         self._has_failed = False
 
-    def __enter__(self) -> StatusFile:
-        return self
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls, path: Path, *, clock: Callable[[], float] = time.monotonic
+    ) -> Iterator[StatusFile]:
+        """Tells of a block of work.
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc is None:
-            with contextlib.suppress(OSError):
-                self._path.unlink(missing_ok=True)
-            return
-        is_stop = isinstance(exc, RunStoppedError | KeyboardInterrupt)
-        reason = str(exc) or type(exc).__name__
-        self._write("stopped" if is_stop else "failed", {**self._values, "reason": reason})
+        When it ends well, the output is there and the file goes; else the file stays and says how
+        the run ended.
+        """
+        status = cls(path, clock=clock)
+        try:
+            yield status
+        except BaseException as error:
+            is_stop = isinstance(error, RunStoppedError | KeyboardInterrupt)
+            reason = str(error) or type(error).__name__
+            status._write("stopped" if is_stop else "failed", {**status._values, "reason": reason})
+            raise
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
     def update(self, state: str, values: Callable[[], Mapping[str, object]]) -> None:
         """Writes what there is to tell if the state is a new one, else once a second."""

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from furiosa_llm.dataset.durable import durable_file, writing
-from furiosa_llm.errors import DatasetError
+from furiosa_llm.dataset.durable import closed_well, durable_file, writing
 from furiosa_llm.outputs import StepStats
 
 _ROWS_PER_GROUP = 8192
 
 _TYPES = {"replica": pa.int16(), "step": pa.int64()}
-
-_logger = logging.getLogger(__name__)
 
 
 def _type_of(name: str) -> pa.DataType:
@@ -36,37 +32,33 @@ STEP_STATS_SCHEMA = pa.schema(
 
 
 class StepStatsWriter:
-    """Writes steps; the file appears under its name when the block ends, however it ends."""
+    """Writes steps, several at a time."""
 
-    def __init__(self, path: Path, *, rows_per_group: int = _ROWS_PER_GROUP) -> None:
+    def __init__(self, path: Path, writer: pq.ParquetWriter, *, rows_per_group: int) -> None:
         self._path = path
+        self._writer = writer
         self._rows_per_group = rows_per_group
         self._waiting: list[StepStats] = []
-        self._resources = contextlib.ExitStack()
 
-    def __enter__(self) -> StepStatsWriter:
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls, path: Path, *, rows_per_group: int = _ROWS_PER_GROUP
+    ) -> Iterator[StepStatsWriter]:
+        """Opens a file that appears under its name when the block ends, however it ends.
+
+        Raises:
+            DatasetError: It cannot be written.
+        """
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(durable_file(self._path))
-            self._writer = stack.enter_context(
+            file = stack.enter_context(durable_file(path))
+            parquet = stack.enter_context(
                 pq.ParquetWriter(file, STEP_STATS_SCHEMA, compression="zstd")
             )
-            self._resources = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            with self._resources:
-                self._flush()
-        except DatasetError as error:
-            if exc is None:
-                raise
-            # What ended the run matters more than its statistics.
-            _logger.warning("%s", error)
+            steps = cls(path, parquet, rows_per_group=rows_per_group)
+            stack.callback(steps._flush)
+            with closed_well(stack.pop_all()):
+                yield steps
 
     def write(self, stats: StepStats) -> None:
         """Adds one step.

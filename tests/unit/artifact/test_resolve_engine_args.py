@@ -41,7 +41,7 @@ def some_of(values: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     given_options=some_of({**OF_ARTIFACT, **OF_RUNTIME, "dtype": DTYPES}),
     own=some_of(OF_ARTIFACT),

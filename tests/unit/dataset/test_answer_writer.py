@@ -350,7 +350,7 @@ try:
 except DatasetError as error:
     print(error)
 try:
-    with StepStatsWriter(output.with_name("steps.parquet"), rows_per_group=1000) as steps:
+    with StepStatsWriter.open(output.with_name("steps.parquet"), rows_per_group=1000) as steps:
         for step in range(2500):
             steps.write(make_step(step, noise.random()))
 except DatasetError as error:

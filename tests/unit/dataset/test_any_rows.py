@@ -33,8 +33,8 @@ NESTED = st.recursive(
 )
 PARAMS = st.dictionaries(st.sampled_from(sorted(PARAMETER_NAMES)) | st.text(), NESTED, max_size=4)
 
-few = settings(max_examples=300, deadline=None)
-many = settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=300)
+many = settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
@@ -55,7 +55,7 @@ def test_any_parameters_are_taken_or_refused(changes: dict[str, object]) -> None
     check_params(changes)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(MUTATED)
 def test_any_rows_are_written(content: bytes) -> None:
     check_written(content)

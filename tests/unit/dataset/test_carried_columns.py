@@ -208,7 +208,7 @@ def joined(kinds: list[Kind]) -> Kind:
     return result
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.dictionaries(st.sampled_from(["a", "b", "error", ""]), VALUES), max_size=6),
     st.permutations(range(6)),

@@ -67,7 +67,7 @@ def assert_joined_equals_whole(
     assert joined.equals(whole)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.dictionaries(NAMES, VALUES, max_size=4), max_size=12), st.integers(1, 5))
 def test_joined_shards_equal_one_run(rows: list[Row], count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

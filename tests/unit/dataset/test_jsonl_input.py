@@ -149,7 +149,7 @@ FRAGMENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(FRAGMENTS | st.binary(max_size=8)).map(b"".join), st.integers(1, 20))
 def test_any_bytes_give_one_row_for_each_line_that_is_not_blank(
     content: bytes, max_line_bytes: int
@@ -167,7 +167,7 @@ def test_any_bytes_give_one_row_for_each_line_that_is_not_blank(
     assert count == wanted
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.sampled_from([".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"]),
     st.sampled_from([b"", gzip.compress(TWO_ROWS), zstandard.compress(TWO_ROWS)]),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from pathlib import Path
 
@@ -100,3 +101,17 @@ def test_the_datasets_library_opens_what_it_knows(tmp_path: Path) -> None:
     assert prompts_of(f"datasets:{tmp_path}") == ["a", "b"]
     with pytest.raises(DatasetError, match=rf"^datasets:{tmp_path}:test cannot be read: "):
         list(open_input(f"datasets:{tmp_path}:test").rows())
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_row_knows_about_how_long_it_is(tmp_path: Path, name: str) -> None:
+    rows = [{"prompt": "a" * 1000, "ids": list(range(100))}] * 3
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    else:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    sizes = [row.num_bytes for row in open_input(str(tmp_path / name)).rows()]
+
+    assert len(sizes) == 3
+    assert all(1300 <= size <= 2500 for size in sizes)

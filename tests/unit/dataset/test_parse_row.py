@@ -184,7 +184,7 @@ MAPPINGS = (
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(NAMES, JSON_VALUES, max_size=6), st.sampled_from(MAPPINGS))
 def test_any_object_is_a_prompt_or_an_error_of_that_row(
     data: dict[str, object], columns: ColumnMapping

@@ -39,7 +39,7 @@ def rows_of_tables(tables: Iterable[pa.Table]) -> list[tuple[int, str, list[int]
     ]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 30).flatmap(lambda n: st.permutations(range(n))), st.integers(1, 9))
 def test_rows_come_out_in_order_however_they_went_in(order: list[int], size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -107,7 +107,7 @@ def test_a_resumed_run_does_what_is_left_and_gives_the_same_file(tmp_path: Path)
     assert not Path(f"{output}.parts").exists()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sets(st.integers(0, NUM_ROWS - 1)), max_size=4), st.integers(1, 4))
 def test_however_often_a_run_stops_every_row_is_there_once(
     tmp_path_factory: pytest.TempPathFactory, stops: list[set[int]], rows_per_part: int
@@ -365,6 +365,7 @@ def test_counts_of_saved_rows_come_from_the_parts(tmp_path: Path) -> None:
         saved = writer.saved
 
     assert (len(saved.done), saved.error_counts) == (3, {"invalid_row": 1})
+    assert [index for index in range(4) if index in saved.failed] == [1]
     assert (saved.num_prompt_tokens, saved.num_output_tokens) == (8, 4)
 
 

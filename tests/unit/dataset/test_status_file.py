@@ -19,7 +19,7 @@ def read(path: Path) -> dict[str, object]:
 def test_a_watcher_reads_one_whole_state_which_changes_once_a_second(tmp_path: Path) -> None:
     path, clock = tmp_path / "out.parquet.status.json", FakeClock()
 
-    with StatusFile(path, clock=clock) as status:
+    with StatusFile.open(path, clock=clock) as status:
         status.update("loading", dict)
         assert read(path)["state"] == "loading"
         status.update("answering", lambda: {"rows_done": 1})
@@ -50,7 +50,7 @@ def test_a_run_that_ends_early_leaves_why_and_how_far_it_came(
     path = tmp_path / "status.json"
 
     def run() -> None:
-        with StatusFile(path) as status:
+        with StatusFile.open(path) as status:
             status.update("answering", lambda: {"rows_done": 7})
             raise error
 
@@ -64,7 +64,7 @@ def test_a_run_that_ends_early_leaves_why_and_how_far_it_came(
 def test_a_status_that_cannot_be_written_ends_no_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with StatusFile(tmp_path / "none" / "status.json") as status:
+    with StatusFile.open(tmp_path / "none" / "status.json") as status:
         status.update("loading", dict)
         status.update("answering", dict)
 

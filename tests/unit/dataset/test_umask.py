@@ -33,7 +33,7 @@ def test_every_output_gets_the_umask_of_the_user(tmp_path: Path, umask: int) -> 
             writer.write(make_answer(0))
             writer.finish(manifest.ended({"num_rows": 1, "num_failed": 0}).metadata())
     join_shards(str(tmp_path / "joined"), [tmp_path / "shard"], allow_missing=True)
-    with StepStatsWriter(tmp_path / "steps") as steps:
+    with StepStatsWriter.open(tmp_path / "steps") as steps:
         steps.write(make_step(1))
 
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

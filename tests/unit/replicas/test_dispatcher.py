@@ -288,7 +288,7 @@ class World:
         self.held[replica], self.num_received[replica] = [], 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     groups=st.lists(st.sampled_from([None, 1, 2]), min_size=1, max_size=30),
     num_replicas=st.integers(1, 4),

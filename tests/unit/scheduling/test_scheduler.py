@@ -321,7 +321,7 @@ LOADS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(load=LOADS)
 def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
     clock = FakeClock()

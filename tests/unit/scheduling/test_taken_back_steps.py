@@ -102,7 +102,7 @@ def test_a_request_is_overdue_once_and_not_before_its_time() -> None:
     assert found == [[], [], [requests[0]], []]  # the other one has not started
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), min_size=1, max_size=12),
     num_blocks=st.integers(4, 12),

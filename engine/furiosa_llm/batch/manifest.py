@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
-from furiosa_llm.config import EngineArgs
-from furiosa_llm.dataset.columns import ColumnMapping
+from furiosa_llm.batch.job import BatchJob
 from furiosa_llm.dataset.hashing import hash_model, hash_text, hash_tokenizer
 from furiosa_llm.dataset.manifest import InputFile, Manifest, describe_inputs
 from furiosa_llm.dataset.reader import RowSource
@@ -37,27 +35,21 @@ _WITHOUT_INFLUENCE = frozenset(
     }
 )
 
+_DESCRIBED_APART = frozenset({"engine_args", "sampling_params", "columns", "shard"})
 
-def describe_batch(
-    args: EngineArgs,
-    params: SamplingParams,
-    columns: ColumnMapping,
-    source: RowSource,
-    options: Mapping[str, object],
-) -> Manifest:
+
+def describe_batch(job: BatchJob, source: RowSource) -> Manifest:
     """Returns the manifest as far as it is known before the model is loaded.
 
     Args:
-        args: Of the engine.
-        params: Of the rows that bring none of their own.
-        columns: What the input's columns mean.
-        source: The input.
-        options: The options that are none of these.
+        job: What to do.
+        source: Its input.
 
     Raises:
         DatasetError: The input cannot be read.
         ModelLoadError: The model cannot be read.
     """
+    args, params = job.engine_args, job.sampling_params
     try:
         model_hash = hash_model(Path(args.model))
         tokenizer_hash = hash_tokenizer(Path(args.tokenizer or args.model))
@@ -66,7 +58,12 @@ def describe_batch(
     inputs = describe_inputs(source)
     asked = dataclasses.asdict(args)
     names = ("prompt_column", "params_column", "template")
-    of_columns = {name: getattr(columns, name) for name in names}
+    of_columns = {name: getattr(job.columns, name) for name in names}
+    others = {
+        field.name: getattr(job, field.name)
+        for field in dataclasses.fields(job)
+        if field.name not in _DESCRIBED_APART
+    }
     identity = {
         **{name: value for name, value in asked.items() if name not in _WITHOUT_INFLUENCE},
         **of_columns,
@@ -81,7 +78,7 @@ def describe_batch(
         model=args.model,
         model_hash=model_hash,
         tokenizer_hash=tokenizer_hash,
-        options={**asked, **of_columns, **options},
+        options={**asked, **of_columns, **others},
         sampling_params=params,
         seed=args.seed,
         inputs=inputs,
