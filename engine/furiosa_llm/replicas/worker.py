@@ -31,16 +31,23 @@ def run_replica(connection: Connection, make_core: Callable[[], EngineCore]) -> 
         try:
             core = make_core()
         except FuriosaLLMError as error:
-            connection.send(NotStarted(error))
+            _send(connection, NotStarted(error))
             return 1
-        connection.send(Started(core.limits))
+        _send(connection, Started(core.limits))
         _Replica(core, connection, inbox).run()
     except EngineError as error:
-        connection.send(Failed(str(error)))
+        _send(connection, Failed(str(error)))
     except Exception as error:  # noqa: BLE001 - the edge of the process: the parent must know
         traceback.print_exc()
-        connection.send(Failed(f"{type(error).__name__}: {error}"))
+        _send(connection, Failed(f"{type(error).__name__}: {error}"))
     return 1
+
+
+def _send(connection: Connection, message: Started | NotStarted | Report | Failed) -> None:
+    try:
+        connection.send(message)
+    except OSError:
+        os._exit(0)  # the parent is gone
 
 
 class _Inbox:
@@ -113,14 +120,13 @@ class _Replica:
 
     def _report(self) -> None:
         self._last_report = time.monotonic()
-        self._connection.send(
-            Report(
-                outputs=tuple(self._outputs),
-                steps=tuple(self._steps),
-                num_received=self._num_received,
-                num_waiting_tokens=self._core.num_waiting_prompt_tokens,
-            )
+        report = Report(
+            outputs=tuple(self._outputs),
+            steps=tuple(self._steps),
+            num_received=self._num_received,
+            num_waiting_tokens=self._core.num_waiting_prompt_tokens,
         )
+        _send(self._connection, report)
         self._outputs, self._steps = [], []
 
 
