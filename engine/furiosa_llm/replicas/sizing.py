@@ -10,14 +10,14 @@ from pathlib import Path
 
 from furiosa_llm.errors import ConfigError
 
-# Replicas cost seconds to start, and Python in each of them: for less work one process is faster.
-MIN_SECONDS_OF_WORK = 30.0
-MIN_PROMPTS_OF_REPLICA = 32  # fewer rows in a step read the weights too often
+# For less, a second process with its Python is not worth its memory.
+MIN_SECONDS_OF_WORK = 5.0
+MIN_PROMPTS_OF_REPLICA = 4  # fewer rows in a step read the weights too often
 REPLICA_BYTES = 2**30  # beside the weights, which are shared
 PROCESS_BYTES = 2**28  # that none can do without
 
-# One core, prompts of 130 tokens and answers of 80: 1.3 s a prompt at 135 million parameters.
-_SECONDS_PER_WEIGHT_BYTE = 2.5e-9
+# One core, prompts of 145 tokens and answers of 80: 0.75 s a prompt at 135 million parameters.
+_SECONDS_PER_WEIGHT_BYTE = 1.4e-9
 _SECONDS_PER_PROMPT = 1e-3
 
 
