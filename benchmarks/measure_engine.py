@@ -20,19 +20,26 @@ SHAPE = "llama-135m"
 WORKLOADS = ("mixed", "shared-prefix", "long-prompts", "classification")
 COMMANDS = ("cold-start", "many-rows")
 _NUM_MANY_ROWS = (10_000, 100_000)
+_WAYS = {
+    "1 replica": ("data_parallel_size=1",),
+    "2 replicas": ("data_parallel_size=2",),
+}
+_MORE_WAYS = {
+    "mixed": {"1 replica of 1 thread": ("data_parallel_size=1", "threads_per_replica=1")},
+    "shared-prefix": {
+        "2 replicas, no prefix cache": ("data_parallel_size=2", "enable_prefix_caching=False")
+    },
+}
 
 
-def measure_replicas(setup: Setup, workload: str) -> WorkloadResult:
-    """Runs a workload in each precision, on one replica and on two."""
+def measure_ways(setup: Setup, workload: str) -> WorkloadResult:
+    """Runs a workload in each precision and each of the ways to run it."""
     return measure_workload(
         setup,
         [
-            replace(
-                ours(precision, f"data_parallel_size={num_replicas}"),
-                precision=f"{precision}, {num_replicas} replica{'s' * (num_replicas > 1)}",
-            )
+            replace(ours(precision, *settings), precision=f"{precision}, {name}")
             for precision in precisions()
-            for num_replicas in (1, 2)
+            for name, settings in (_WAYS | _MORE_WAYS.get(workload, {})).items()
         ],
         shape=SHAPE,
         workload=workload,
@@ -81,7 +88,7 @@ def measure(setup: Setup, workloads: list[str] | None) -> Iterator[WorkloadResul
     """Yields the results of the wanted workloads, or of all."""
     for workload in WORKLOADS:
         if not workloads or workload in workloads:
-            yield measure_replicas(setup, workload)
+            yield measure_ways(setup, workload)
     if not workloads or "cold-start" in workloads:
         yield measure_command(
             setup, shape=SHAPE, workload="classification", num_rows=1, label="one row"
