@@ -111,6 +111,18 @@ def test_rows_and_weights_of_zeros_give_zeros() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_does_not_become_a_number(number: float) -> None:
+    inputs = torch.randn(4, 37)
+    inputs[2, 5] = number
+
+    output = Int8Linear.of(make_linear(37, 8))(inputs)
+
+    assert not output[2].isfinite().any()
+    assert output[[0, 1, 3]].isfinite().all()
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("is_joined", [False, True])
 def test_a_packed_layer_can_be_rounded_later(is_joined: bool) -> None:
     layers = [make_linear(23, 37, bias=True), *([make_linear(23, 5)] * is_joined)]

@@ -15,7 +15,7 @@ from furiosa_llm.modeling.int8_tile import LARGEST_INPUT, STEP, ZERO_POINT
 from furiosa_llm.modeling.layer_kernels import Floats
 
 _ZERO = np.float32(0.0)
-_ONE = np.float32(1.0)
+_ALL_BUT_SIGN = np.int32(0x7FFFFFFF)
 _LARGEST = np.float32(LARGEST_INPUT)
 _SHIFT = np.float32(ZERO_POINT + 0.5)  # truncation rounds to the nearest, once nothing is negative
 
@@ -38,12 +38,14 @@ def empty_rows(num_tokens: int, size: int) -> Int8Rows:
     return Int8Rows(numbers, np.empty(num_tokens, np.float32))
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy")
 def round_row(values: Floats, rows: Int8Rows, row: int) -> None:
-    """Writes values [I] to a row, with a scale of its own."""
-    largest = _ZERO
+    """Writes values [I] to a row, with a scale of its own; it is not finite if a value is not."""
+    bits, largest_bits = values.view(np.int32), np.int32(0)
     for i in range(values.shape[0]):
-        largest = max(largest, abs(values[i]))
+        # Without the sign they are in the order of the numbers, infinity and NaN last.
+        largest_bits = max(largest_bits, np.int32(bits[i] & _ALL_BUT_SIGN))
+    largest = np.int32(largest_bits).view(np.float32)
     factor = _LARGEST / largest if largest > _ZERO else _ZERO
     numbers = rows.numbers[row]
     for i in range(values.shape[0]):
