@@ -90,9 +90,10 @@ def measure(setup: Setup, workloads: list[str] | None) -> Iterator[WorkloadResul
         if not workloads or workload in workloads:
             yield measure_ways(setup, workload)
     if not workloads or "cold-start" in workloads:
-        yield measure_command(
-            setup, shape=SHAPE, workload="classification", num_rows=1, label="one row"
-        )
+        for shape, workload in ((SHAPE, "classification"), (TINY_MODEL, "many-rows")):
+            yield measure_command(
+                setup, shape=shape, workload=workload, num_rows=1, label="one row"
+            )
     if not workloads or "many-rows" in workloads:
         once = replace(setup, num_rounds=1)
         for num_rows in _NUM_MANY_ROWS:
