@@ -12,6 +12,7 @@ from furiosa_llm.config import CacheConfig, EngineArgs
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.execution import kv_cache
+from furiosa_llm.execution.forward_pass import ForwardPass
 from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.execution.heap import keep_freed_memory
@@ -128,8 +129,7 @@ class PreparedModel:
                 device=self.device,
             )
         return ModelRunner(
-            self.loaded.model,
-            current_step,
+            ForwardPass(self.loaded.model, current_step),
             TokenChooser(GrammarMasks(self._grammars())),
             block_size=cache_config.block_size,
             num_steps_in_flight=self.limits.scheduler_config.npu_queue_limit,

@@ -12,7 +12,6 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 from transformers import AttentionInterface, PretrainedConfig
-from transformers.masking_utils import AttentionMaskInterface
 
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
@@ -78,9 +77,12 @@ class PagedLayer(Generic[CacheT]):
 
 
 def register() -> None:
-    """Makes `attn_implementation="furiosa_paged"` known to transformers. May be repeated."""
+    """Makes `attn_implementation="furiosa_paged"` known to transformers. May be repeated.
+
+    No mask function of this name is registered: the layout says which tokens a query sees, and
+    transformers then builds no mask, for which it would wait for the device in each step.
+    """
     AttentionInterface.register(ATTENTION_NAME, _attention_forward)
-    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
 
 
 def use_attention(model: torch.nn.Module, name: str) -> None:
@@ -125,7 +127,3 @@ def _attention_forward(  # noqa: PLR0913 - the signature is that of transformers
     queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
     output = paged.backend(queries, keys, values, paged.cache, paged.layout, params)
     return output.unsqueeze(0), None
-
-
-def _no_mask(*_: object, **__: object) -> None:
-    """The paged layout says which tokens a query sees; no mask is built."""

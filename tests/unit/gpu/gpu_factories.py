@@ -1,4 +1,4 @@
-"""Short ways to build steps, and the path of a GPU on a CPU."""
+"""Short ways to build steps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_output import (
+    PromptScoring,
     SamplingInputs,
     ScheduledRequest,
     SchedulerOutput,
@@ -34,6 +35,7 @@ def make_share(
     start: int = 0,
     block_ids: Sequence[int],
     sampling: SamplingInputs | None = GREEDY,
+    scoring: PromptScoring | None = None,
 ) -> ScheduledRequest:
     return ScheduledRequest(
         request_id=request_id,
@@ -41,6 +43,7 @@ def make_share(
         start_position=start,
         block_ids=tuple(block_ids),
         sampling=sampling,
+        scoring=scoring,
     )
 
 

@@ -1,0 +1,48 @@
+"""The KV cache of a GPU: its memory, and what reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from furiosa_llm.modeling import paged_attention
+from furiosa_llm.modeling.attention_gpu import GpuAttention, kernels_of_this_torch
+from furiosa_llm.modeling.layer_cache import LayerShape
+from furiosa_llm.modeling.paged_attention import AttentionLayer, CurrentStep
+from furiosa_llm.modeling.token_cache import TokenCache, token_bytes
+
+
+def block_bytes(shapes: Sequence[LayerShape], *, block_size: int, dtype: torch.dtype) -> int:
+    """Returns the bytes that one block takes in all layers together."""
+    return sum(token_bytes(shape, dtype) for shape in shapes) * block_size
+
+
+def bind_token_caches(
+    layers: Sequence[AttentionLayer],
+    current_step: CurrentStep,
+    *,
+    num_blocks: int,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[TokenCache]:
+    """Reserves the cache of every layer and lets the layers attend with it.
+
+    There is one block more than asked for, the last one, which no request owns.
+
+    Raises:
+        torch.OutOfMemoryError: The device has too little.
+    """
+    caches = [
+        TokenCache.allocate(
+            layer.shape,
+            num_blocks=num_blocks + 1,
+            block_size=block_size,
+            dtype=dtype,
+            device=device,
+        )
+        for layer in layers
+    ]
+    paged_attention.bind(layers, caches, current_step, GpuAttention(kernels_of_this_torch()))
+    return caches
