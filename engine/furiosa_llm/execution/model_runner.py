@@ -10,6 +10,7 @@ import time
 
 import torch
 
+from furiosa_llm.execution.current_device import current_device
 from furiosa_llm.execution.decode_graphs import DecodeGraphs
 from furiosa_llm.execution.forward_pass import ForwardPass
 from furiosa_llm.execution.input_batch import InputBatch
@@ -56,7 +57,7 @@ class ModelRunner:
         """Runs one forward pass and chooses the token of each request that is due one."""
         start = time.perf_counter() - self._waited_seconds
         step = self._pending_tokens.fill_in(step)
-        with torch.inference_mode():
+        with torch.inference_mode(), current_device(self._device):
             batch, logits = self._run(step)
             modelled = time.perf_counter() - self._waited_seconds
             result = self._chooser.choose(logits, batch)

@@ -52,6 +52,7 @@ class GpuPath:
     """An engine whose one replica runs as on a GPU, in plain torch."""
 
     core: EngineCore
+    runner: ModelRunner
     caches: list[TokenCache]
     recording: Recording | None
 
@@ -108,7 +109,7 @@ class GpuPath:
         core = EngineCore(
             executor=queue_for(runner, num_in_flight), tokenizer=tokenizer, limits=limits
         )
-        return cls(core, caches, recording)
+        return cls(core, runner, caches, recording)
 
     def answer(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[list[int]]:
         """Returns the tokens of each answer."""

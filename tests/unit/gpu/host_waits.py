@@ -29,7 +29,7 @@ class HostWaits(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = func._schema.name.removeprefix("aten::")
-        by_mask = name.startswith(("index.", "index_put")) and any(
+        by_mask = name in ("index", "index_put", "index_put_") and any(
             isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1]
         )
         if name in _WAITING or by_mask:
