@@ -33,6 +33,7 @@ from furiosa_llm.modeling import (
     products,
 )
 from furiosa_llm.modeling.attention_cpu import CpuAttention
+from furiosa_llm.modeling.attention_gpu import kernels_of_this_torch
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fusion import use_threads
 from furiosa_llm.modeling.kernel_cache import keep_compiled
@@ -163,6 +164,7 @@ class PreparedModel:
             block_size=cache_config.block_size,
             dtype=self.loaded.model.dtype,
             device=self.device,
+            kernels=kernels_of_this_torch(),
         )
         return gpu_start.decode_graphs(
             self.decode_shapes,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from furiosa_llm.modeling import paged_attention
-from furiosa_llm.modeling.attention_gpu import GpuAttention, kernels_of_this_torch
+from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel
 from furiosa_llm.modeling.layer_cache import LayerShape
 from furiosa_llm.modeling.paged_attention import AttentionLayer, CurrentStep
 from furiosa_llm.modeling.token_cache import TokenCache, token_bytes
@@ -26,10 +26,20 @@ def bind_token_caches(
     block_size: int,
     dtype: torch.dtype,
     device: torch.device,
+    kernels: Sequence[PagedKernel],
 ) -> list[TokenCache]:
     """Reserves the cache of every layer and lets the layers attend with it.
 
     There is one block more than asked for, the last one, which no request owns.
+
+    Args:
+        layers: Those that attend.
+        current_step: Holds the layout of the step that they run.
+        num_blocks: Blocks that requests own.
+        block_size: Tokens in a block.
+        dtype: Of keys and values.
+        device: Where they lie.
+        kernels: What may attend, the preferred first.
 
     Raises:
         torch.OutOfMemoryError: The device has too little.
@@ -44,5 +54,5 @@ def bind_token_caches(
         )
         for layer in layers
     ]
-    paged_attention.bind(layers, caches, current_step, GpuAttention(kernels_of_this_torch()))
+    paged_attention.bind(layers, caches, current_step, GpuAttention(kernels))
     return caches

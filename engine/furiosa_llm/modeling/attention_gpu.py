@@ -93,8 +93,15 @@ class GpuAttention:
 
 def kernels_of_this_torch() -> list[PagedKernel]:
     """Returns the kernels that there may be, the preferred first."""
+    kernels: list[PagedKernel] = []
     varlen = VarlenAttention.find()
-    return [] if varlen is None else [varlen]
+    if varlen is not None:
+        kernels.append(varlen)
+    try:
+        from furiosa_llm.modeling.attention_triton import TritonAttention
+    except ImportError:  # torch's builds for CPUs come without Triton
+        return kernels
+    return [*kernels, TritonAttention()]
 
 
 def _agrees(

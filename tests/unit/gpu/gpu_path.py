@@ -20,6 +20,7 @@ from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.execution.token_caches import bind_token_caches
 from furiosa_llm.execution.token_chooser import TokenChooser
+from furiosa_llm.modeling.attention_gpu import PagedKernel
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.modeling.token_cache import TokenCache
@@ -65,6 +66,7 @@ class GpuPath:
         block_size: int = 16,
         shapes: Sequence[DecodeShape] | None = None,
         recording: Recording | None = None,
+        kernels: Sequence[PagedKernel] = (),
         **options: Any,
     ) -> GpuPath:
         """Graphs are recorded if there are shapes for them."""
@@ -89,6 +91,7 @@ class GpuPath:
             block_size=block_size,
             dtype=torch.float32,
             device=device,
+            kernels=kernels,
         )
         tokenizer = Tokenizer.from_engine_args(args)
         graphs = None

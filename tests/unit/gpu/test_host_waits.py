@@ -31,6 +31,7 @@ def test_a_forward_pass_does_not_wait(name: str, checkpoint: Callable[[str], Pat
         block_size=16,
         dtype=torch.float32,
         device=CPU,
+        kernels=(),
     )
     step = make_step(
         make_share(0, (5,), start=3, block_ids=(1,)),
