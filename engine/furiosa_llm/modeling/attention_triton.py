@@ -52,7 +52,7 @@ class TritonAttention:
         num_tokens, num_heads, key_size = query.shape
         _, block_size, num_kv_heads, value_size = cache.values.shape
         group_size = num_heads // num_kv_heads
-        tile_size = min(layout.max_query_len or num_tokens, QUERY_TILE)
+        tile_size = 1 if layout.max_query_len == 1 else QUERY_TILE  # two kernels to compile
         output = query.new_empty(num_tokens, num_heads, value_size)
         _attend[(layout.tasks.shape[0], num_kv_heads)](
             query,
@@ -84,7 +84,7 @@ class TritonAttention:
         return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window", "num_columns"])
 def _attend(
     query,
     keys,
