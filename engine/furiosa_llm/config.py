@@ -20,7 +20,7 @@ from furiosa_llm.options import (
 )
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZATIONS = ("int8",)
+QUANTIZATIONS = ("int8", "fp8")
 TOKENIZER_MODES = ("auto", "slow")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_MAX_NUM_SEQS = 256
@@ -76,8 +76,9 @@ class EngineArgs:
         choices=DTYPES,
     )
     quantization: str | None = option(
-        "int8: linear layers with weights and activations of 8 bits and all else in float32, on "
-        "a CPU; the artifact's, else none, if not given.",
+        "int8: linear layers with weights and activations of 8 bits and all else in float32 on a "
+        "CPU, with weights alone of 8 bits on a GPU; fp8: with weights and activations of 8 bits "
+        "on a GPU; the artifact's, else none, if not given.",
         parse=parse_optional(str),
         default=None,
         choices=QUANTIZATIONS,

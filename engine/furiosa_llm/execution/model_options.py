@@ -27,25 +27,28 @@ def refuse_unserved_options(args: EngineArgs, device: torch.device, *, is_split:
             f"gpu_memory_utilization ({args.gpu_memory_utilization}) is for GPUs, and the model "
             "runs on a CPU; leave it out, and give --paged-attention-num-blocks to limit the cache"
         )
-    if device.type == "cpu" and not is_split:
-        return
-    where = "with a model that is split among processes" if is_split else f"on {device}"
-    for name, is_given in (
-        ("quantization", args.quantization is not None),
-        ("deterministic", args.deterministic),
-    ):
-        if is_given:
-            raise ConfigError(
-                f"{name} is not supported {where}; leave it out, or run a whole model on a CPU"
-            )
+    if device.type == "cpu" and args.quantization == "fp8":
+        raise ConfigError(
+            "quantization fp8 is for GPUs, and the model runs on a CPU; give int8, or leave it out"
+        )
+    if is_split and args.quantization is not None:
+        raise ConfigError(
+            "quantization is not supported with a model that is split among processes; leave it "
+            "out, or run a whole model in each process"
+        )
+    if args.deterministic and (is_split or device.type != "cpu"):
+        where = "with a model that is split among processes" if is_split else f"on {device}"
+        raise ConfigError(
+            f"deterministic is not supported {where}; leave it out, or run a whole model on a CPU"
+        )
 
 
 def dtype_of(args: EngineArgs, device: torch.device) -> torch.dtype | None:
     """Returns the type of weights and activations that are not quantised; None for the model's."""
-    if args.quantization is not None:
+    if device.type == "cpu" and (args.quantization is not None or args.dtype == "auto"):
         return torch.float32
     if args.dtype == "auto":
-        return torch.float32 if device.type == "cpu" else None
+        return None
     return _DTYPES[args.dtype]
 
 

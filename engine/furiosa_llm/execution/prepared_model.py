@@ -39,6 +39,7 @@ from furiosa_llm.modeling.fusion import use_threads
 from furiosa_llm.modeling.kernel_cache import keep_compiled
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
+from furiosa_llm.modeling.quantized_linear import quantize_linears
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.tokenization import Tokenizer
 
@@ -232,9 +233,12 @@ def prepare_on_gpu(
 
     Raises:
         ConfigError: An option does not go with the model or the memory.
+        ModelLoadError: The model cannot be quantised.
     """
     max_model_len = choose_max_model_len(args, loaded)
     gpu_start.move_to_gpu(loaded.model, device)
+    if args.quantization is not None:
+        quantize_linears(loaded.model, args.quantization)
     trial = PreparedModel.of(args, loaded, max_model_len=max_model_len, num_blocks=1, device=device)
     num_blocks = gpu_start.choose_num_blocks(
         args,
