@@ -8,6 +8,7 @@ Prints a JSON line. `benchmarks.gpu` runs it for each model.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import time
@@ -39,6 +40,7 @@ from furiosa_llm.tokenization import Tokenizer
 NUM_DECODING, DECODE_POSITION = 256, 1000
 NUM_PREFILLED, PREFILL_LENGTH = 8, 1024
 _NUM_STEPS = 30
+_WARM_UP_SHARE = 16
 _GREEDY = SamplingInputs(params=SamplingParams(temperature=0), seed=0, position=0)
 _SETTINGS = ("dtype=bfloat16", "max_num_batched_tokens=8192", "max_num_seqs=256")
 _COUNTS = StepCounts(
@@ -174,8 +176,16 @@ def load(
 def measure(
     engine: MeasuredEngine, rows: Sequence[WorkloadRow], *, measures_steps: bool
 ) -> Mapping[str, Mapping[str, float]]:
-    """Answers the rows, the first ones before as a warm-up; with steps of one kind if asked for."""
-    engine.answer(rows[: len(rows) // 8])
+    """Answers the rows, and runs steps of one kind if asked for.
+
+    As a warm-up it gives short answers to as many rows as run at once: when they end one after the
+    other, what is compiled or recorded on first use has been used.
+    """
+    first = [
+        dataclasses.replace(row, max_tokens=row.max_tokens // _WARM_UP_SHARE + 1)
+        for row in rows[:NUM_DECODING]
+    ]
+    engine.answer(first)
     found = {"requests": engine.answer(rows)}
     if measures_steps:
         found["decode"] = engine.decode(num_requests=NUM_DECODING, position=DECODE_POSITION)

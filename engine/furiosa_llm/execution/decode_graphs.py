@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 _SMALL_BATCH_SIZES = (1, 2, 4)
 _BATCH_SIZE_STEP = 8
-_SHORTEST_LENGTH = 1024
+_SHORTEST_LENGTH = 4096
 _LENGTH_FACTOR = 4
 _PADDING_REQUEST_ID = -1
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from furiosa_llm.errors import ConfigError
 from furiosa_llm.modeling import paged_attention
 from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel
 from furiosa_llm.modeling.layer_cache import LayerShape
@@ -42,17 +43,25 @@ def bind_token_caches(
         kernels: What may attend, the preferred first.
 
     Raises:
-        torch.OutOfMemoryError: The device has too little.
+        ConfigError: The device has too little memory.
     """
-    caches = [
-        TokenCache.allocate(
-            layer.shape,
-            num_blocks=num_blocks + 1,
-            block_size=block_size,
-            dtype=dtype,
-            device=device,
-        )
-        for layer in layers
-    ]
+    try:
+        caches = [
+            TokenCache.allocate(
+                layer.shape,
+                num_blocks=num_blocks + 1,
+                block_size=block_size,
+                dtype=dtype,
+                device=device,
+            )
+            for layer in layers
+        ]
+    except torch.OutOfMemoryError as error:
+        size = block_bytes([layer.shape for layer in layers], block_size=block_size, dtype=dtype)
+        raise ConfigError(
+            f"there is no memory on {device} for {num_blocks} KV-cache blocks of {size:,} bytes, "
+            "though they seemed to fit: lower --gpu-memory-utilization or "
+            "--paged-attention-num-blocks"
+        ) from error
     paged_attention.bind(layers, caches, current_step, GpuAttention(kernels))
     return caches

@@ -170,6 +170,6 @@ def test_shapes_cover_every_decode() -> None:
     shapes = default_shapes(max_num_seqs=30, max_model_len=5000)
 
     assert sorted({shape.batch_size for shape in shapes}) == [1, 2, 4, 8, 16, 24, 30]
-    assert sorted({shape.length for shape in shapes}) == [1024, 4096, 5000]
-    assert len(shapes) == 21
+    assert sorted({shape.length for shape in shapes}) == [4096, 5000]
+    assert len(shapes) == 14
     assert default_shapes(max_num_seqs=1, max_model_len=100) == [DecodeShape(1, 100)]

@@ -18,6 +18,7 @@ from furiosa_llm.execution.gpu_start import decode_shapes
 from furiosa_llm.execution.prepared_model import prepare_model
 from furiosa_llm.execution.token_caches import block_bytes
 from furiosa_llm.modeling.layer_cache import LayerShape
+from furiosa_llm.modeling.token_cache import TokenCache
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from tests.unit.gpu.gpu_path import GpuPath
@@ -171,6 +172,18 @@ def test_the_largest_step_runs_with_a_cache_of_one_block(
 
     assert result.token_ids.keys() == {0}
     assert not result.failures
+
+
+def test_blocks_that_cannot_be_allocated_are_one_clear_error(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> TokenCache:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TokenCache, "allocate", refuse)
+
+    with pytest.raises(ConfigError, match=r"no memory on cpu for 64 KV-cache blocks of .* lower"):
+        GpuPath.of(checkpoint("Llama"))
 
 
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.1])
