@@ -11,7 +11,7 @@ BENCH_ENVIRONMENTS ?= .bench/environments
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check format lint type arch cov build clean
+.PHONY: help install run test test-all test-gpu check format lint type arch cov build clean
 .PHONY: bench-cpu bench-gpu bench-peers bench-report
 
 help:  ## Show this help
@@ -33,6 +33,9 @@ test: $(READY)  ## Run the fast tests
 
 test-all: $(READY)  ## Run the slow tests too
 	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: $(READY)  ## Run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu
 
 check: lint type arch  ## Check style, types and layers
 

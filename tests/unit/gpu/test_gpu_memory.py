@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from furiosa_llm.artifact.contents import Bucket
+from furiosa_llm.artifact_builder.build import build_artifact
+from furiosa_llm.artifact_builder.options import BuildOptions
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.execution import gpu_memory
+from furiosa_llm.execution.decode_graphs import DecodeShape
 from furiosa_llm.execution.gpu_memory import MemoryUse, largest_step, measure
 from furiosa_llm.execution.gpu_start import decode_shapes
 from furiosa_llm.execution.prepared_model import prepare_model
@@ -205,3 +209,15 @@ def test_graphs_cover_what_runs_at_once(checkpoint: Callable[[str], Path]) -> No
     shapes = decode_shapes(args, max_model_len=100)
 
     assert [(shape.batch_size, shape.length) for shape in shapes] == [(1, 100), (2, 100), (3, 100)]
+
+
+def test_an_artifact_says_what_graphs_are_recorded_for(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options = BuildOptions(decode_buckets=(Bucket(4, 256), Bucket(8, 128)))
+    build_artifact(str(checkpoint("Llama")), tmp_path / "artifact", options)
+    args = EngineArgs(model=str(tmp_path / "artifact"))
+
+    shapes = decode_shapes(args, max_model_len=512)
+
+    assert set(shapes) == {DecodeShape(4, 256), DecodeShape(8, 128)}
