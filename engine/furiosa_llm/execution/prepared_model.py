@@ -36,6 +36,7 @@ from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_gpu import kernels_of_this_torch
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fusion import use_threads
+from furiosa_llm.modeling.joined_mlp import join_mlps
 from furiosa_llm.modeling.kernel_cache import keep_compiled
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
@@ -237,6 +238,7 @@ def prepare_on_gpu(
     """
     max_model_len = choose_max_model_len(args, loaded)
     gpu_start.move_to_gpu(loaded.model, device)
+    join_mlps(loaded.model)
     if args.quantization is not None:
         quantize_linears(loaded.model, args.quantization)
     trial = PreparedModel.of(args, loaded, max_model_len=max_model_len, num_blocks=1, device=device)
