@@ -11,32 +11,30 @@ from pathlib import Path
 import torch
 
 from furiosa_llm.artifact.reading import is_artifact, read_artifact
-from furiosa_llm.config import EngineArgs
+from furiosa_llm.config import CacheConfig, EngineArgs
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.execution import gpu_memory
-from furiosa_llm.execution.cuda_graphs import CudaGraphRecorder
 from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape, default_shapes
-from furiosa_llm.execution.gpu_memory import CudaMemory
+from furiosa_llm.execution.gpu_device import GpuDevice
 from furiosa_llm.execution.step_queue import StepRunner
 from furiosa_llm.execution.token_caches import block_bytes
 from furiosa_llm.modeling.loader import LoadedModel
 from furiosa_llm.scheduler_config import SchedulerConfig
 
 
-def move_to_gpu(model: torch.nn.Module, device: torch.device) -> None:
+def move_to_gpu(model: torch.nn.Module, gpu: GpuDevice) -> None:
     """Copies the weights of a model to a GPU.
 
     Raises:
         ConfigError: They do not fit.
     """
     weights = {tensor.data_ptr(): tensor.nbytes for tensor in model.parameters()}  # tied ones once
-    memory = CudaMemory(device)
-    gpu_memory.require_room_for_weights(sum(weights.values()), memory)
+    gpu_memory.require_room_for_weights(sum(weights.values()), gpu.memory)
     try:
-        model.to(device)
+        model.to(gpu.device)
     except torch.OutOfMemoryError as error:
         raise ConfigError(
-            f"the weights do not fit in the memory of {device}, where other programs may have "
+            f"the weights do not fit in the memory of {gpu.device}, where other programs may have "
             "taken some meanwhile; free some, or give more GPUs with --tensor-parallel-size"
         ) from error
 
@@ -47,7 +45,7 @@ def choose_num_blocks(
     make_trial_runner: Callable[[], StepRunner],
     *,
     max_model_len: int,
-    device: torch.device,
+    gpu: GpuDevice,
     is_alone: bool,
 ) -> int:
     """Runs the largest step and returns how many KV-cache blocks fit beside it.
@@ -57,7 +55,7 @@ def choose_num_blocks(
         loaded: The model, on the GPU.
         make_trial_runner: Makes what runs the model with a cache of one block.
         max_model_len: Longest sequence.
-        device: The GPU.
+        gpu: The GPU.
         is_alone: Whether the GPU has the whole model.
 
     Raises:
@@ -67,7 +65,7 @@ def choose_num_blocks(
     runner = make_trial_runner()
     use = gpu_memory.measure(
         runner.execute,
-        CudaMemory(device),
+        gpu.memory,
         config,
         max_model_len=max_model_len,
         is_alone=is_alone,
@@ -96,7 +94,7 @@ def decode_shapes(args: EngineArgs, *, max_model_len: int) -> tuple[DecodeShape,
 
 
 def decode_graphs(
-    shapes: tuple[DecodeShape, ...], *, num_blocks: int, block_size: int, device: torch.device
+    shapes: tuple[DecodeShape, ...], gpu: GpuDevice, cache_config: CacheConfig
 ) -> DecodeGraphs | None:
     """Returns what records decodes of these shapes; None if there are none.
 
@@ -105,9 +103,9 @@ def decode_graphs(
     if not shapes:
         return None
     return DecodeGraphs(
-        CudaGraphRecorder(device),
+        gpu.recorder,
         shapes,
-        block_size=block_size,
-        scratch_block=num_blocks,
-        device=device,
+        block_size=cache_config.block_size,
+        scratch_block=cache_config.num_blocks,
+        device=gpu.device,
     )

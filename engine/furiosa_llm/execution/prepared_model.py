@@ -13,6 +13,7 @@ from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.execution import gpu_start, kv_cache
 from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape
 from furiosa_llm.execution.forward_pass import ForwardPass
+from furiosa_llm.execution.gpu_device import GpuDevice
 from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.execution.heap import keep_freed_memory
@@ -33,7 +34,6 @@ from furiosa_llm.modeling import (
     products,
 )
 from furiosa_llm.modeling.attention_cpu import CpuAttention
-from furiosa_llm.modeling.attention_gpu import kernels_of_this_torch
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fusion import use_threads
 from furiosa_llm.modeling.joined_mlp import join_mlps
@@ -63,6 +63,7 @@ class PreparedModel:
     loaded: LoadedModel
     limits: EngineLimits
     device: torch.device
+    gpu: GpuDevice | None = None
     decode_shapes: tuple[DecodeShape, ...] = ()
 
     @classmethod
@@ -74,6 +75,7 @@ class PreparedModel:
         max_model_len: int,
         num_blocks: int,
         device: torch.device,
+        gpu: GpuDevice | None = None,
         decode_shapes: tuple[DecodeShape, ...] = (),
     ) -> PreparedModel:
         """Joins a loaded model with what was decided for it.
@@ -84,11 +86,12 @@ class PreparedModel:
             max_model_len: Longest prompt plus answer.
             num_blocks: KV-cache blocks.
             device: Where the model is.
+            gpu: The device, if it is a GPU.
             decode_shapes: Those that graphs are recorded for, on a GPU.
         """
         keep_compiled(KERNELS, args.cache_dir)
         scheduler_config = SchedulerConfig.from_engine_args(args)
-        if args.npu_queue_limit is None and loaded.stage is None and device.type == "cpu":
+        if args.npu_queue_limit is None and loaded.stage is None and gpu is None:
             # Preparing a step takes from the same cores as running one: see docs/parallelism.md.
             scheduler_config = dataclasses.replace(scheduler_config, npu_queue_limit=1)
         return cls(
@@ -104,6 +107,7 @@ class PreparedModel:
                 model_info=dataclasses.replace(loaded.info, max_model_len=max_model_len),
             ),
             device=device,
+            gpu=gpu,
             decode_shapes=decode_shapes,
         )
 
@@ -121,10 +125,10 @@ class PreparedModel:
         cache_config = self.limits.cache_config
         current_step = CurrentStep()
         graphs = None
-        if self.device.type == "cpu":
+        if self.gpu is None:
             self._bind_cpu(current_step)
         else:
-            graphs = self._bind_gpu(current_step)
+            graphs = self._bind_gpu(current_step, self.gpu)
         stage = self.loaded.stage
         if stage is not None and not stage.is_last:
             return StageRunner(
@@ -157,7 +161,7 @@ class PreparedModel:
         use_threads(self.loaded.model, threads)
         paged_attention.bind(self.loaded.layers, caches, current_step, CpuAttention(threads))
 
-    def _bind_gpu(self, current_step: CurrentStep) -> DecodeGraphs | None:
+    def _bind_gpu(self, current_step: CurrentStep, gpu: GpuDevice) -> DecodeGraphs | None:
         cache_config = self.limits.cache_config
         bind_token_caches(
             self.loaded.layers,
@@ -165,15 +169,10 @@ class PreparedModel:
             num_blocks=cache_config.num_blocks,
             block_size=cache_config.block_size,
             dtype=self.loaded.model.dtype,
-            device=self.device,
-            kernels=kernels_of_this_torch(),
+            device=gpu.device,
+            kernels=gpu.kernels,
         )
-        return gpu_start.decode_graphs(
-            self.decode_shapes,
-            num_blocks=cache_config.num_blocks,
-            block_size=cache_config.block_size,
-            device=self.device,
-        )
+        return gpu_start.decode_graphs(self.decode_shapes, gpu, cache_config)
 
     def _grammars(self) -> Grammars:
         load_tokenizer = functools.partial(Tokenizer.from_engine_args, self.args)
@@ -202,7 +201,7 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
         allow_pickle=args.allow_pickle,
     )
     if place.type != "cpu":
-        return prepare_on_gpu(args, loaded, device=place, is_alone=True)
+        return prepare_on_gpu(args, loaded, GpuDevice.of(place), is_alone=True)
     keep_compiled(KERNELS, args.cache_dir)
     loaded = loaded.fused(quantization=args.quantization, deterministic=args.deterministic)
     max_model_len = choose_max_model_len(args, loaded)
@@ -219,7 +218,7 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
 
 
 def prepare_on_gpu(
-    args: EngineArgs, loaded: LoadedModel, *, device: torch.device, is_alone: bool
+    args: EngineArgs, loaded: LoadedModel, gpu: GpuDevice, *, is_alone: bool
 ) -> PreparedModel:
     """Takes a model, or a rank's part of one, to a GPU and decides the size of its KV cache.
 
@@ -229,7 +228,7 @@ def prepare_on_gpu(
     Args:
         args: What was asked for.
         loaded: The model, on the host.
-        device: The GPU.
+        gpu: The GPU.
         is_alone: Whether the GPU has the whole model, so that decodes can run as graphs.
 
     Raises:
@@ -237,25 +236,20 @@ def prepare_on_gpu(
         ModelLoadError: The model cannot be quantised.
     """
     max_model_len = choose_max_model_len(args, loaded)
-    gpu_start.move_to_gpu(loaded.model, device)
+    gpu_start.move_to_gpu(loaded.model, gpu)
     join_mlps(loaded.model)
     if args.quantization is not None:
         quantize_linears(loaded.model, args.quantization)
-    trial = PreparedModel.of(args, loaded, max_model_len=max_model_len, num_blocks=1, device=device)
+    place = functools.partial(
+        PreparedModel.of, args, loaded, max_model_len=max_model_len, device=gpu.device, gpu=gpu
+    )
     num_blocks = gpu_start.choose_num_blocks(
         args,
         loaded,
-        trial.make_runner,
+        place(num_blocks=1).make_runner,
         max_model_len=max_model_len,
-        device=device,
+        gpu=gpu,
         is_alone=is_alone,
     )
     shapes = gpu_start.decode_shapes(args, max_model_len=max_model_len) if is_alone else ()
-    return PreparedModel.of(
-        args,
-        loaded,
-        max_model_len=max_model_len,
-        num_blocks=num_blocks,
-        device=device,
-        decode_shapes=shapes,
-    )
+    return place(num_blocks=num_blocks, decode_shapes=shapes)

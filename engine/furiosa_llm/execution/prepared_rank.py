@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.execution import kv_cache
+from furiosa_llm.execution.gpu_device import GpuDevice
 from furiosa_llm.execution.model_options import (
     choose_max_model_len,
     dtype_of,
@@ -46,7 +47,8 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
     if loaded.stage is not None:
         loaded.stage.connect(group.link)
     if group.device.type != "cpu":
-        prepared = prepare_on_gpu(args, loaded, device=group.device, is_alone=False)
+        gpu = GpuDevice.of(group.device)
+        prepared = prepare_on_gpu(args, loaded, gpu, is_alone=False)
         num_blocks = group.smallest(prepared.limits.cache_config.num_blocks)
         return PreparedModel.of(
             args,
@@ -54,6 +56,7 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
             max_model_len=prepared.limits.model_info.max_model_len,
             num_blocks=num_blocks,
             device=group.device,
+            gpu=gpu,
         )
     max_model_len = choose_max_model_len(args, loaded)
     group.smallest(0)  # once all have come here, what is free is what is left for the caches

@@ -116,20 +116,27 @@ class GpuPath:
 
     def answer(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[list[int]]:
         """Returns the tokens of each answer."""
-        for index, prompt in enumerate(prompts):
-            self.core.add(
-                TokenizedPrompt(
-                    request_id=str(index),
-                    text=None,
-                    prompt_token_ids=list(prompt),
-                    sampling_params=params,
-                    max_tokens=params.max_tokens or 16,
-                    arrival_time=0.0,
-                )
+        return answer_all(self.core, prompts, params)
+
+
+def answer_all(
+    core: EngineCore, prompts: Sequence[Sequence[int]], params: SamplingParams
+) -> list[list[int]]:
+    """Returns the tokens of each answer, and ends the engine."""
+    for index, prompt in enumerate(prompts):
+        core.add(
+            TokenizedPrompt(
+                request_id=str(index),
+                text=None,
+                prompt_token_ids=list(prompt),
+                sampling_params=params,
+                max_tokens=params.max_tokens or 16,
+                arrival_time=0.0,
             )
-        answers: dict[str, list[int]] = {}
-        while self.core.num_unfinished:
-            for output in self.core.step():
-                answers[output.request_id] = output.outputs[0].token_ids
-        self.core.close()
-        return [answers[str(index)] for index in range(len(prompts))]
+        )
+    answers: dict[str, list[int]] = {}
+    while core.num_unfinished:
+        for output in core.step():
+            answers[output.request_id] = output.outputs[0].token_ids
+    core.close()
+    return [answers[str(index)] for index in range(len(prompts))]
