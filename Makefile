@@ -11,8 +11,8 @@ BENCH_ENVIRONMENTS ?= .bench/environments
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check format lint type arch cov build clean
-.PHONY: bench-cpu bench-peers bench-report
+.PHONY: help install run test test-all test-gpu check format lint type arch cov build clean
+.PHONY: bench-cpu bench-gpu bench-peers bench-report
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: $(READY)  ## Run the fast tests
 
 test-all: $(READY)  ## Run the slow tests too
 	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: $(READY)  ## Run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu
 
 check: lint type arch  ## Check style, types and layers
 
@@ -62,6 +65,9 @@ bench-peers: $(BENCH_READY)  ## Measure it beside others, which are installed fi
 	$(BIN)/python -m benchmarks.measure_peers --models $(BENCH_MODELS) \
 	  --environments $(BENCH_ENVIRONMENTS) $(BENCH_ARGS)
 	$(MAKE) bench-report
+
+bench-gpu: $(READY)  ## Measure this engine on a GPU, in less than ten minutes
+	$(BIN)/python -m benchmarks.gpu $(BENCH_ARGS)
 
 bench-report: $(BENCH_READY)  ## Write docs/benchmarks.md and its plot from benchmarks/results
 	$(BIN)/python -m benchmarks.report

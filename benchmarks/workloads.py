@@ -74,12 +74,28 @@ def many_rows(draws: random.Random) -> Iterator[WorkloadRow]:
         yield WorkloadRow(prompt_token_ids=prompt, max_tokens=1)
 
 
+def gpu_mixed(draws: random.Random) -> Iterator[WorkloadRow]:
+    """Yields 1,024 prompts of 128 to 512 tokens with answers of 64 to 256."""
+    for _ in range(1024):
+        prompt = _tokens(draws, draws.randint(128, 512))
+        yield WorkloadRow(prompt_token_ids=prompt, max_tokens=draws.randint(64, 256))
+
+
+def nano_vllm(draws: random.Random) -> Iterator[WorkloadRow]:
+    """Yields 256 prompts of 100 to 1,024 tokens with answers of 100 to 1,024, as nano-vllm does."""
+    for _ in range(256):
+        prompt = _tokens(draws, draws.randint(100, 1024))
+        yield WorkloadRow(prompt_token_ids=prompt, max_tokens=draws.randint(100, 1024))
+
+
 WORKLOADS: Mapping[str, Callable[[random.Random], Iterator[WorkloadRow]]] = {
     "mixed": mixed,
     "shared-prefix": shared_prefix,
     "long-prompts": long_prompts,
     "classification": classification,
     "many-rows": many_rows,
+    "gpu-mixed": gpu_mixed,
+    "nano-vllm": nano_vllm,
 }
 
 

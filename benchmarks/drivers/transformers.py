@@ -23,11 +23,13 @@ def main() -> None:
     parser.add_argument("--mode", choices=_ATTENTION, default="generate")
     parser.add_argument("--batch-size", type=int, default=32, help="of generate")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
     task = read_task(parser)
     torch.set_grad_enabled(False)
     model = AutoModelForCausalLM.from_pretrained(
         task.model, dtype=task.args.dtype, attn_implementation=_ATTENTION[task.args.mode]
-    ).eval()
+    )
+    model = model.eval().to(task.args.device)
 
     def generate(rows: Sequence[WorkloadRow]) -> Answers:
         if task.args.mode == "continuous":
@@ -57,8 +59,10 @@ def _generate(model: PreTrainedModel, rows: Sequence[WorkloadRow]) -> Answers:
     pads = [width - len(row.prompt_token_ids) for row in rows]
     token_ids = [[0] * pad + row.prompt_token_ids for pad, row in zip(pads, rows, strict=True)]
     output = model.generate(
-        input_ids=torch.tensor(token_ids),  # [R, S]
-        attention_mask=torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads]),
+        input_ids=torch.tensor(token_ids, device=model.device),  # [R, S]
+        attention_mask=torch.tensor(
+            [[0] * pad + [1] * (width - pad) for pad in pads], device=model.device
+        ),
         max_new_tokens=num_steps,
         min_new_tokens=num_steps,
         do_sample=False,

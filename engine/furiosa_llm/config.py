@@ -20,11 +20,12 @@ from furiosa_llm.options import (
 )
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZATIONS = ("int8",)
+QUANTIZATIONS = ("int8", "fp8")
 TOKENIZER_MODES = ("auto", "slow")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_MAX_NUM_SEQS = 256
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 1024
+DEFAULT_GPU_MEMORY_UTILIZATION = 0.9
 _PROCESS_COUNTS = (
     "tensor_parallel_size",
     "pipeline_parallel_size",
@@ -70,13 +71,14 @@ class EngineArgs:
     )
     dtype: str = option(
         "Type of weights and activations; auto is the one that an artifact was built for, else "
-        "float32 on a CPU.",
+        "float32 on a CPU and the checkpoint's own on a GPU.",
         default="auto",
         choices=DTYPES,
     )
     quantization: str | None = option(
-        "int8: linear layers with weights and activations of 8 bits and all else in float32, on "
-        "a CPU; the artifact's, else none, if not given.",
+        "int8: linear layers with weights and activations of 8 bits and all else in float32 on a "
+        "CPU, with weights alone of 8 bits on a GPU; fp8: with weights and activations of 8 bits "
+        "on a GPU; the artifact's, else none, if not given.",
         parse=parse_optional(str),
         default=None,
         choices=QUANTIZATIONS,
@@ -154,6 +156,13 @@ class EngineArgs:
     paged_attention_block_size: int = option(
         "Tokens in a KV-cache block: 16, 32, 64, 128 or 256.", parse=parse_size, default=32
     )
+    gpu_memory_utilization: float | None = option(
+        "Share of a GPU's memory that may be used in all: what the weights, the largest step and "
+        f"other programs leave of it is KV cache; {DEFAULT_GPU_MEMORY_UTILIZATION} if not given.",
+        parse=parse_optional(float),
+        default=None,
+        metavar="RATIO",
+    )
     enable_prefix_caching: bool = option(
         "Keep blocks of finished requests for others that start alike.", default=True, is_flag=True
     )
@@ -211,6 +220,8 @@ class EngineArgs:
         require_room_for_each(self.max_num_batched_tokens, self.max_num_seqs)
         if self.spare_blocks_ratio is not None:
             require_ratio(self.spare_blocks_ratio)
+        if self.gpu_memory_utilization is not None:
+            _require_utilization(self.gpu_memory_utilization)
         if self.devices is not None:
             parse_devices(self.devices)
         if self.cache_dir == "":
@@ -264,6 +275,11 @@ class CacheConfig:
 def _require_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def _require_utilization(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ConfigError(f"gpu_memory_utilization must be in (0, 1], got {share}")
 
 
 def require_room_for_each(max_num_batched_tokens: int | None, max_num_seqs: int | None) -> None:

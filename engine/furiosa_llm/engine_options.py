@@ -25,6 +25,7 @@ class EngineOptions(TypedDict, total=False):
     max_num_batched_tokens: int | None
     paged_attention_num_blocks: int | None
     paged_attention_block_size: int
+    gpu_memory_utilization: float | None
     enable_prefix_caching: bool
     prefill_chunk_size: int | None
     npu_queue_limit: int | None

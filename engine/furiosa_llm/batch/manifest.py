@@ -26,6 +26,7 @@ _WITHOUT_INFLUENCE = frozenset(
         "max_num_batched_tokens",
         "paged_attention_num_blocks",
         "paged_attention_block_size",
+        "gpu_memory_utilization",
         "enable_prefix_caching",
         "prefill_chunk_size",
         "npu_queue_limit",

@@ -10,10 +10,12 @@ import time
 
 import torch
 
+from furiosa_llm.execution.current_device import current_device
+from furiosa_llm.execution.decode_graphs import DecodeGraphs
+from furiosa_llm.execution.forward_pass import ForwardPass
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.execution.pending_tokens import PendingTokens
 from furiosa_llm.execution.token_chooser import TokenChooser
-from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.modeling.pipeline_split import PipelineStage
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 
@@ -23,30 +25,30 @@ class ModelRunner:
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        current_step: CurrentStep,
+        forward: ForwardPass,
         chooser: TokenChooser,
         *,
         block_size: int,
         num_steps_in_flight: int,
         device: torch.device,
         stage: PipelineStage | None = None,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         """Takes a model whose layers are bound to their caches.
 
         Args:
-            model: The whole model, or the last stage of its pipeline.
-            current_step: What the layers look at.
+            forward: Calls the model.
             chooser: What makes tokens of logits.
             block_size: Tokens in a block.
             num_steps_in_flight: Steps that may have been scheduled before one was run.
             device: Where the model is.
             stage: The stage, where there are several.
+            graphs: What replays decodes, if they are recorded.
         """
+        self._graphs = graphs
         self._stage = stage
         self._pending_tokens = PendingTokens(num_steps_in_flight)
-        self._model = model
-        self._current_step = current_step
+        self._forward = forward
         self._chooser = chooser
         self._block_size = block_size
         self._device = device
@@ -55,15 +57,8 @@ class ModelRunner:
         """Runs one forward pass and chooses the token of each request that is due one."""
         start = time.perf_counter() - self._waited_seconds
         step = self._pending_tokens.fill_in(step)
-        with torch.inference_mode():
-            batch = InputBatch.build(step, block_size=self._block_size, device=self._device)
-            self._current_step.layout = batch.layout
-            logits = self._model(
-                input_ids=batch.input_ids[None],
-                position_ids=batch.positions[None],
-                use_cache=False,
-                logits_to_keep=batch.logits_indices,
-            ).logits[0]  # [S + P, V]
+        with torch.inference_mode(), current_device(self._device):
+            batch, logits = self._run(step)
             modelled = time.perf_counter() - self._waited_seconds
             result = self._chooser.choose(logits, batch)
         self._pending_tokens.remember(step, result.token_ids)
@@ -71,6 +66,14 @@ class ModelRunner:
         return dataclasses.replace(
             result, model_seconds=modelled - start, sample_seconds=sampled - modelled
         )
+
+    def _run(self, step: SchedulerOutput) -> tuple[InputBatch, torch.Tensor]:
+        """Returns the batch and its logits, [S + P, V]."""
+        replayed = None if self._graphs is None else self._graphs.run(step, self._forward)
+        if replayed is not None:
+            return replayed
+        batch = InputBatch.build(step, block_size=self._block_size, device=self._device)
+        return batch, self._forward(batch)
 
     @property
     def _waited_seconds(self) -> float:

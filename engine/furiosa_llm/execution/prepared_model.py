@@ -10,13 +10,21 @@ import torch
 
 from furiosa_llm.config import CacheConfig, EngineArgs
 from furiosa_llm.engine_limits import EngineLimits
-from furiosa_llm.errors import ConfigError
-from furiosa_llm.execution import kv_cache
+from furiosa_llm.execution import gpu_start, kv_cache
+from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape
+from furiosa_llm.execution.forward_pass import ForwardPass
+from furiosa_llm.execution.gpu_device import GpuDevice
 from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.execution.heap import keep_freed_memory
+from furiosa_llm.execution.model_options import (
+    choose_max_model_len,
+    dtype_of,
+    refuse_unserved_options,
+)
 from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.execution.stage_runner import StageRunner
+from furiosa_llm.execution.token_caches import bind_token_caches
 from furiosa_llm.execution.token_chooser import TokenChooser
 from furiosa_llm.modeling import (
     attention_kernel,
@@ -26,22 +34,15 @@ from furiosa_llm.modeling import (
     products,
 )
 from furiosa_llm.modeling.attention_cpu import CpuAttention
-from furiosa_llm.modeling.attention_torch import torch_attention
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fusion import use_threads
+from furiosa_llm.modeling.joined_mlp import join_mlps
 from furiosa_llm.modeling.kernel_cache import keep_compiled
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
+from furiosa_llm.modeling.quantized_linear import quantize_linears
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.tokenization import Tokenizer
-
-_DTYPES = {
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
 
 KERNELS = (
     *attention_kernel.KERNELS,
@@ -62,6 +63,8 @@ class PreparedModel:
     loaded: LoadedModel
     limits: EngineLimits
     device: torch.device
+    gpu: GpuDevice | None = None
+    decode_shapes: tuple[DecodeShape, ...] = ()
 
     @classmethod
     def of(
@@ -72,11 +75,23 @@ class PreparedModel:
         max_model_len: int,
         num_blocks: int,
         device: torch.device,
+        gpu: GpuDevice | None = None,
+        decode_shapes: tuple[DecodeShape, ...] = (),
     ) -> PreparedModel:
-        """Joins a loaded model with what was decided for it."""
+        """Joins a loaded model with what was decided for it.
+
+        Args:
+            args: What was asked for.
+            loaded: The model.
+            max_model_len: Longest prompt plus answer.
+            num_blocks: KV-cache blocks.
+            device: Where the model is.
+            gpu: The device, if it is a GPU.
+            decode_shapes: Those that graphs are recorded for, on a GPU.
+        """
         keep_compiled(KERNELS, args.cache_dir)
         scheduler_config = SchedulerConfig.from_engine_args(args)
-        if args.npu_queue_limit is None and loaded.stage is None and device.type == "cpu":
+        if args.npu_queue_limit is None and loaded.stage is None and gpu is None:
             # Preparing a step takes from the same cores as running one: see docs/parallelism.md.
             scheduler_config = dataclasses.replace(scheduler_config, npu_queue_limit=1)
         return cls(
@@ -92,6 +107,8 @@ class PreparedModel:
                 model_info=dataclasses.replace(loaded.info, max_model_len=max_model_len),
             ),
             device=device,
+            gpu=gpu,
+            decode_shapes=decode_shapes,
         )
 
     def make_runner(self, num_threads: int | None = None) -> ModelRunner | StageRunner:
@@ -106,18 +123,12 @@ class PreparedModel:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         cache_config = self.limits.cache_config
-        caches = kv_cache.allocate(
-            [layer.shape for layer in self.loaded.layers],
-            num_blocks=cache_config.num_blocks,
-            block_size=cache_config.block_size,
-            device=self.device,
-        )
         current_step = CurrentStep()
-        keep_freed_memory()
-        threads = CoreThreads(torch.get_num_threads())
-        use_threads(self.loaded.model, threads)
-        backend = CpuAttention(threads) if self.device.type == "cpu" else torch_attention
-        paged_attention.bind(self.loaded.layers, caches, current_step, backend)
+        graphs = None
+        if self.gpu is None:
+            self._bind_cpu(current_step)
+        else:
+            graphs = self._bind_gpu(current_step, self.gpu)
         stage = self.loaded.stage
         if stage is not None and not stage.is_last:
             return StageRunner(
@@ -128,14 +139,40 @@ class PreparedModel:
                 device=self.device,
             )
         return ModelRunner(
-            self.loaded.model,
-            current_step,
+            ForwardPass(self.loaded.model, current_step),
             TokenChooser(GrammarMasks(self._grammars())),
             block_size=cache_config.block_size,
             num_steps_in_flight=self.limits.scheduler_config.npu_queue_limit,
             device=self.device,
             stage=stage,
+            graphs=graphs,
         )
+
+    def _bind_cpu(self, current_step: CurrentStep) -> None:
+        cache_config = self.limits.cache_config
+        caches = kv_cache.allocate(
+            [layer.shape for layer in self.loaded.layers],
+            num_blocks=cache_config.num_blocks,
+            block_size=cache_config.block_size,
+            device=self.device,
+        )
+        keep_freed_memory()
+        threads = CoreThreads(torch.get_num_threads())
+        use_threads(self.loaded.model, threads)
+        paged_attention.bind(self.loaded.layers, caches, current_step, CpuAttention(threads))
+
+    def _bind_gpu(self, current_step: CurrentStep, gpu: GpuDevice) -> DecodeGraphs | None:
+        cache_config = self.limits.cache_config
+        bind_token_caches(
+            self.loaded.layers,
+            current_step,
+            num_blocks=cache_config.num_blocks,
+            block_size=cache_config.block_size,
+            dtype=self.loaded.model.dtype,
+            device=gpu.device,
+            kernels=gpu.kernels,
+        )
+        return gpu_start.decode_graphs(self.decode_shapes, gpu, cache_config)
 
     def _grammars(self) -> Grammars:
         load_tokenizer = functools.partial(Tokenizer.from_engine_args, self.args)
@@ -148,73 +185,71 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
     Args:
         args: What was asked for.
         device: As torch names it: `cpu`, `cuda:1`.
-        num_replicas: Replicas that share the device's memory.
+        num_replicas: Replicas that share the device's memory; a GPU has one.
 
     Raises:
         ModelLoadError: The checkpoint is missing, damaged or not supported.
         ConfigError: An option does not go with the model or the memory.
     """
+    place = torch.device(device)
     scheduler_config = SchedulerConfig.from_engine_args(args)  # before minutes of loading
+    refuse_unserved_options(args, place, is_split=False)
     loaded = load_model(
         args.model,
-        dtype=dtype_of(args),
+        dtype=dtype_of(args, place),
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
     )
-    loaded.model.to(device)
+    if place.type != "cpu":
+        return prepare_on_gpu(args, loaded, GpuDevice.of(place), is_alone=True)
     keep_compiled(KERNELS, args.cache_dir)
-    if device == "cpu":
-        loaded = loaded.fused(quantization=args.quantization, deterministic=args.deterministic)
-    else:
-        refuse_cpu_options(args, f"on {device}")
+    loaded = loaded.fused(quantization=args.quantization, deterministic=args.deterministic)
     max_model_len = choose_max_model_len(args, loaded)
     num_blocks = kv_cache.choose_num_blocks(
         args,
         [layer.shape for layer in loaded.layers],
         max_model_len=max_model_len,
         max_num_seqs=scheduler_config.max_num_seqs,
-        available_bytes=kv_cache.available_memory_bytes(torch.device(device)) // num_replicas,
+        available_bytes=kv_cache.available_memory_bytes(place) // num_replicas,
     )
     return PreparedModel.of(
-        args,
-        loaded,
-        max_model_len=max_model_len,
-        num_blocks=num_blocks,
-        device=torch.device(device),
+        args, loaded, max_model_len=max_model_len, num_blocks=num_blocks, device=place
     )
 
 
-def refuse_cpu_options(args: EngineArgs, where: str) -> None:
-    """Refuses options that only a whole model on a CPU has.
+def prepare_on_gpu(
+    args: EngineArgs, loaded: LoadedModel, gpu: GpuDevice, *, is_alone: bool
+) -> PreparedModel:
+    """Takes a model, or a rank's part of one, to a GPU and decides the size of its KV cache.
+
+    The ranks of a group have to call it together: they run a step. What each decides for itself
+    may differ from rank to rank.
+
+    Args:
+        args: What was asked for.
+        loaded: The model, on the host.
+        gpu: The GPU.
+        is_alone: Whether the GPU has the whole model, so that decodes can run as graphs.
 
     Raises:
-        ConfigError: One is given.
+        ConfigError: An option does not go with the model or the memory.
+        ModelLoadError: The model cannot be quantised.
     """
-    for name, is_given in (
-        ("quantization", args.quantization is not None),
-        ("deterministic", args.deterministic),
-    ):
-        if is_given:
-            raise ConfigError(
-                f"{name} is not supported {where}; leave it out, or run a whole model on a CPU"
-            )
-
-
-def dtype_of(args: EngineArgs) -> torch.dtype:
-    """Returns the type of weights and activations, of those that are not quantised."""
-    return _DTYPES[args.dtype] if args.quantization is None else torch.float32
-
-
-def choose_max_model_len(args: EngineArgs, loaded: LoadedModel) -> int:
-    """Returns the longest prompt plus answer: as asked for, else the model's own limit.
-
-    Raises:
-        ConfigError: More was asked for than the model can do.
-    """
-    limit = loaded.info.max_model_len
-    max_model_len = args.max_model_len or limit
-    if max_model_len > limit:
-        raise ConfigError(
-            f"max_model_len ({max_model_len}) exceeds the model's own limit of {limit} tokens"
-        )
-    return max_model_len
+    max_model_len = choose_max_model_len(args, loaded)
+    gpu_start.move_to_gpu(loaded.model, gpu)
+    join_mlps(loaded.model)
+    if args.quantization is not None:
+        quantize_linears(loaded.model, args.quantization)
+    place = functools.partial(
+        PreparedModel.of, args, loaded, max_model_len=max_model_len, device=gpu.device, gpu=gpu
+    )
+    num_blocks = gpu_start.choose_num_blocks(
+        args,
+        loaded,
+        place(num_blocks=1).make_runner,
+        max_model_len=max_model_len,
+        gpu=gpu,
+        is_alone=is_alone,
+    )
+    shapes = gpu_start.decode_shapes(args, max_model_len=max_model_len) if is_alone else ()
+    return place(num_blocks=num_blocks, decode_shapes=shapes)

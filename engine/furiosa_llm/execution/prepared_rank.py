@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.execution import kv_cache
-from furiosa_llm.execution.prepared_model import (
-    PreparedModel,
+from furiosa_llm.execution.gpu_device import GpuDevice
+from furiosa_llm.execution.model_options import (
     choose_max_model_len,
     dtype_of,
-    refuse_cpu_options,
+    refuse_unserved_options,
 )
+from furiosa_llm.execution.prepared_model import PreparedModel, prepare_on_gpu
 from furiosa_llm.execution.rank_group import RankGroup
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.model_split import ModelSplit
@@ -30,11 +31,11 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
         RuntimeError: Another rank failed or did not answer in time.
     """
     place = group.place
-    refuse_cpu_options(args, "with a model that is split among processes")
+    refuse_unserved_options(args, group.device, is_split=True)
     scheduler_config = SchedulerConfig.from_engine_args(args)  # before minutes of loading
     loaded = load_model(
         args.model,
-        dtype=dtype_of(args),
+        dtype=dtype_of(args, group.device),
         trust_remote_code=args.trust_remote_code,
         allow_pickle=args.allow_pickle,
         split=ModelSplit(
@@ -43,17 +44,29 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
             tensor_group=group.tensor_ranks,
         ),
     )
-    loaded.model.to(group.device)
     if loaded.stage is not None:
         loaded.stage.connect(group.link)
+    if group.device.type != "cpu":
+        gpu = GpuDevice.of(group.device)
+        prepared = prepare_on_gpu(args, loaded, gpu, is_alone=False)
+        num_blocks = group.smallest(prepared.limits.cache_config.num_blocks)
+        return PreparedModel.of(
+            args,
+            loaded,
+            max_model_len=prepared.limits.model_info.max_model_len,
+            num_blocks=num_blocks,
+            device=group.device,
+            gpu=gpu,
+        )
     max_model_len = choose_max_model_len(args, loaded)
     group.smallest(0)  # once all have come here, what is free is what is left for the caches
+    num_sharing = place.num_ranks * num_replicas
     num_blocks = kv_cache.choose_num_blocks(
         args,
         [layer.shape for layer in loaded.layers],
         max_model_len=max_model_len,
         max_num_seqs=scheduler_config.max_num_seqs,
-        available_bytes=_available_bytes(group) // num_replicas,
+        available_bytes=kv_cache.available_memory_bytes(group.device) // num_sharing,
     )
     return PreparedModel.of(
         args,
@@ -62,9 +75,3 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
         num_blocks=group.smallest(num_blocks),
         device=group.device,
     )
-
-
-def _available_bytes(group: RankGroup) -> int:
-    """Returns this rank's share: a GPU is its own, a machine's memory is for all ranks on it."""
-    num_sharing = group.place.num_ranks if group.device.type == "cpu" else 1
-    return kv_cache.available_memory_bytes(group.device) // num_sharing

@@ -23,7 +23,8 @@ from furiosa_llm.errors import ConfigError
 # that is not keeps its hidden states in memory.
 MAX_UNFINISHED_SENDS = 8
 
-_BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+# A model is split on the host, where ranks sum up a few tokens to see what its layers do.
+_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 

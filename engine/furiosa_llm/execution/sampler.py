@@ -10,6 +10,8 @@ import torch
 from furiosa_llm.execution.random_draws import uniform
 from furiosa_llm.scheduler_output import SamplingInputs
 
+_NO_TOKEN = -1
+
 
 def sample(
     logits: torch.Tensor,
@@ -30,21 +32,32 @@ def sample(
     Returns:
         S token ids; None for a row whose largest score is no finite number.
     """
+    chosen = choose(logits, inputs, forbidden).tolist()  # the host waits for the device here alone
+    return [None if token_id == _NO_TOKEN else token_id for token_id in chosen]
+
+
+def choose(
+    logits: torch.Tensor,
+    inputs: Sequence[SamplingInputs],
+    forbidden: Mapping[int, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Chooses as `sample` does, for which the host does not wait.
+
+    Returns:
+        [S] int64, on the device of the logits; -1 for a row without a finite score.
+    """
     logits = logits.float()
     _apply_penalties(logits, inputs)
     _apply_biases(logits, inputs)
     _suppress(logits, inputs)
     for row, tokens in (forbidden or {}).items():
         logits[row].masked_fill_(tokens.to(logits.device), float("-inf"))
-    largest, likeliest = logits.max(dim=-1)  # NaN where a row has any
-    token_ids: list[int | None] = likeliest.tolist()
+    largest, chosen = logits.max(dim=-1)  # NaN where a row has any
     for rows, num_ranks in _groups(inputs, logits.shape[-1]):
-        drawn = _draw(logits[rows], [inputs[row] for row in rows], num_ranks)
-        for row, token_id in zip(rows, drawn, strict=True):
-            token_ids[row] = token_id
-    for row in (~largest.isfinite()).nonzero()[:, 0].tolist():
-        token_ids[row] = None
-    return token_ids
+        index = torch.tensor(rows, device=logits.device)
+        drawn = _draw(logits[index], [inputs[row] for row in rows], num_ranks)
+        chosen = chosen.index_copy(0, index, drawn)
+    return chosen.masked_fill(~largest.isfinite(), _NO_TOKEN)
 
 
 def _groups(
@@ -75,8 +88,8 @@ def _groups(
 
 def _draw(
     logits: torch.Tensor, inputs: Sequence[SamplingInputs], num_ranks: int | None
-) -> list[int]:
-    """Draws one token per row of [s, V]."""
+) -> torch.Tensor:
+    """Draws one token per row of [s, V]: [s] int64."""
     params = [entry.params for entry in inputs]
     temperatures = _column([p.temperature for p in params], logits)
     order = None
@@ -101,8 +114,7 @@ def _draw(
     chosen = chosen.clamp(max=cumulative.shape[-1] - 1)
     if order is not None:
         chosen = order.gather(-1, chosen)
-    token_ids: list[int] = chosen[:, 0].tolist()
-    return token_ids
+    return chosen[:, 0]
 
 
 def _apply_penalties(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> None:

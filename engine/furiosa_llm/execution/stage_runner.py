@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from furiosa_llm.execution.current_device import current_device
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.modeling.pipeline_split import PipelineStage
@@ -36,7 +37,7 @@ class StageRunner:
     def execute(self, step: SchedulerOutput) -> StepResult:
         """Runs this stage's share of one forward pass."""
         start = time.perf_counter() - self._stage.waited_seconds
-        with torch.inference_mode():
+        with torch.inference_mode(), current_device(self._device):
             batch = InputBatch.build(step, block_size=self._block_size, device=self._device)
             self._current_step.layout = batch.layout
             self._base_model(

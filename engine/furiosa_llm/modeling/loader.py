@@ -84,7 +84,7 @@ class LoadedModel:
 def load_model(
     path: str,
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     split: ModelSplit | None = None,
@@ -94,7 +94,7 @@ def load_model(
     Weights are read from safetensors; with `allow_pickle`, where there are none, also from pickles,
     of which torch takes tensors and nothing else. With a `split`, only a rank's part is kept.
     Weights that the checkpoint holds in `dtype` are not even read then: the files are mapped, not
-    copied.
+    copied. With None for `dtype` they keep the type that the checkpoint says they have.
 
     Raises:
         ModelLoadError: It is missing, damaged, or of an architecture that cannot be served.
@@ -110,7 +110,7 @@ def load_model(
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=dtype,
+            dtype="auto" if dtype is None else dtype,
             attn_implementation=adapters.attention_to_load_with(
                 MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
             ),

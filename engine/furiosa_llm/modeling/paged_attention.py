@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from transformers import AttentionInterface, PretrainedConfig
-from transformers.masking_utils import AttentionMaskInterface
 
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
@@ -21,16 +20,19 @@ from furiosa_llm.modeling.step_layout import StepLayout
 ATTENTION_NAME = "furiosa_paged"
 _ATTRIBUTE = "furiosa_paged_attention"
 
+CacheT = TypeVar("CacheT")
+_ReadCacheT = TypeVar("_ReadCacheT", contravariant=True)
 
-class AttentionBackend(Protocol):
-    """A way to compute paged attention."""
+
+class AttentionBackend(Protocol[_ReadCacheT]):
+    """A way to compute paged attention over one kind of cache: a `LayerCache` on a CPU."""
 
     def __call__(
         self,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        cache: LayerCache,
+        cache: _ReadCacheT,
         layout: StepLayout,
         params: AttentionParams,
     ) -> torch.Tensor:
@@ -54,17 +56,17 @@ class AttentionLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class PagedLayer:
+class PagedLayer(Generic[CacheT]):
     """What one attention module attends with: its cache, the running step, and a way to do it."""
 
-    cache: LayerCache
+    cache: CacheT
     step: CurrentStep
-    backend: AttentionBackend
+    backend: AttentionBackend[CacheT]
 
     @classmethod
-    def of(cls, module: torch.nn.Module) -> PagedLayer:
-        """Returns what an attention module was bound to."""
-        paged_layer: PagedLayer = getattr(module, _ATTRIBUTE)
+    def of(cls, module: torch.nn.Module) -> PagedLayer[LayerCache]:
+        """Returns what an attention module on a CPU was bound to."""
+        paged_layer: PagedLayer[LayerCache] = getattr(module, _ATTRIBUTE)
         return paged_layer
 
     @property
@@ -75,9 +77,12 @@ class PagedLayer:
 
 
 def register() -> None:
-    """Makes `attn_implementation="furiosa_paged"` known to transformers. May be repeated."""
+    """Makes `attn_implementation="furiosa_paged"` known to transformers. May be repeated.
+
+    No mask function of this name is registered: the layout says which tokens a query sees, and
+    transformers then builds no mask, for which it would wait for the device in each step.
+    """
     AttentionInterface.register(ATTENTION_NAME, _attention_forward)
-    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
 
 
 def use_attention(model: torch.nn.Module, name: str) -> None:
@@ -90,9 +95,9 @@ def use_attention(model: torch.nn.Module, name: str) -> None:
 
 def bind(
     layers: Sequence[AttentionLayer],
-    caches: Sequence[LayerCache],
+    caches: Sequence[CacheT],
     step: CurrentStep,
-    backend: AttentionBackend,
+    backend: AttentionBackend[CacheT],
 ) -> None:
     """Lets each layer of a model use its cache, with the layout that `step` holds by then."""
     for layer, cache in zip(layers, caches, strict=True):
@@ -118,11 +123,7 @@ def _attention_forward(  # noqa: PLR0913 - the signature is that of transformers
         softcap=softcap,
         sinks=s_aux,
     )
-    paged = PagedLayer.of(module)
+    paged: PagedLayer[object] = getattr(module, _ATTRIBUTE)
     queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
     output = paged.backend(queries, keys, values, paged.cache, paged.layout, params)
     return output.unsqueeze(0), None
-
-
-def _no_mask(*_: object, **__: object) -> None:
-    """The paged layout says which tokens a query sees; no mask is built."""

@@ -1,0 +1,40 @@
+"""A GPU as what runs on it sees it. Tests put a CPU in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from furiosa_llm.execution.cuda_graphs import CudaGraphRecorder
+from furiosa_llm.execution.decode_graphs import GraphRecorder
+from furiosa_llm.execution.gpu_memory import CudaMemory, MemoryReader
+from furiosa_llm.modeling.attention_gpu import PagedKernel, kernels_of_this_torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuDevice:
+    """What there is of a GPU.
+
+    Attributes:
+        device: As torch names it.
+        memory: Tells of its memory.
+        recorder: Records what it is told to do.
+        kernels: Attention kernels, the preferred first.
+    """
+
+    device: torch.device
+    memory: MemoryReader
+    recorder: GraphRecorder
+    kernels: tuple[PagedKernel, ...]
+
+    @classmethod
+    def of(cls, device: torch.device) -> Self:
+        """Returns a GPU that torch can use."""
+        return cls(
+            device=device,
+            memory=CudaMemory(device),
+            recorder=CudaGraphRecorder(device),
+            kernels=tuple(kernels_of_this_torch()),
+        )

@@ -1,0 +1,147 @@
+"""Linear layers of 8 bits for a GPU, through torch's own kernels.
+
+Written and tested on a CPU, where torch has the same operations; not yet measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.modeling.tensor_linear import bias_of
+
+_logger = logging.getLogger(__name__)
+
+_FP8 = torch.float8_e4m3fn
+_LARGEST_FP8 = torch.finfo(_FP8).max
+_LARGEST_INT8 = 127
+_SMALLEST_SCALE = 1e-12
+_NUM_TRIED_ROWS = 4
+_TOLERANCE = 0.1  # of the norm of what the layer computes; 3 bits of mantissa give about 0.03
+
+
+class Fp8Linear(nn.Module):
+    """y = x W^T + b, with one scale for each row of x, found as it comes, and of W."""
+
+    weight: torch.Tensor  # [O, I] float8
+    scales: torch.Tensor  # [1, O] float32
+    bias: torch.Tensor | None  # [O]
+
+    def __init__(self, linear: nn.Linear) -> None:
+        """Rounds the weights of a layer."""
+        super().__init__()
+        weight, scales = _round_to_fp8(linear.weight.detach())
+        self.register_buffer("weight", weight)
+        self.register_buffer("scales", scales.t().contiguous())
+        self.register_buffer("bias", bias_of(linear))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[*, I] -> [*, O]."""
+        rows, scales = _round_to_fp8(inputs.reshape(-1, inputs.shape[-1]))
+        output = torch._scaled_mm(
+            rows,
+            self.weight.t(),
+            scale_a=scales,
+            scale_b=self.scales,
+            out_dtype=torch.bfloat16,  # the only type that there is for scales of rows
+        )
+        output = output.to(inputs.dtype).view(*inputs.shape[:-1], -1)
+        return output if self.bias is None else output + self.bias
+
+
+class Int8WeightLinear(nn.Module):
+    """y = x W^T + b, with W of 8 bits and one scale for each of its rows; x is not rounded."""
+
+    weight: torch.Tensor  # [O, I] int8
+    scales: torch.Tensor  # [O], of the type of x
+    bias: torch.Tensor | None  # [O]
+
+    def __init__(self, linear: nn.Linear) -> None:
+        """Rounds the weights of a layer."""
+        super().__init__()
+        weight = linear.weight.detach()
+        scales = _scales(weight, _LARGEST_INT8)
+        self.register_buffer("weight", (weight.float() / scales).round().to(torch.int8))
+        self.register_buffer("scales", scales[:, 0].to(weight.dtype))
+        self.register_buffer("bias", bias_of(linear))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[*, I] -> [*, O]."""
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        output = torch._weight_int8pack_mm(rows, self.weight, self.scales)
+        output = output.view(*inputs.shape[:-1], -1)
+        return output if self.bias is None else output + self.bias
+
+
+_KINDS = {"fp8": Fp8Linear, "int8": Int8WeightLinear}
+
+
+def quantize_linears(model: nn.Module, quantization: str) -> int:
+    """Replaces the linear layers of a model but for its output embedding, in place.
+
+    One whose replacement fails, or says something else, stays as it is.
+
+    Args:
+        model: On the device where it is to run.
+        quantization: `fp8`, weights and activations, or `int8`, weights alone.
+
+    Returns:
+        How many were replaced.
+
+    Raises:
+        ModelLoadError: None can be.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and module is not head
+    }
+    num_replaced = 0
+    for name, linear in linears.items():
+        replacement = _replacement(linear, quantization)
+        if replacement is not None:
+            model.set_submodule(name, replacement)
+            num_replaced += 1
+    if not num_replaced:
+        raise ModelLoadError(
+            f"{type(model).__name__} cannot be quantised to {quantization}: it has no linear layer "
+            "that can be computed so on this device"
+        )
+    if num_replaced < len(linears):
+        _logger.warning(
+            "%d of %d linear layers are not quantised", len(linears) - num_replaced, len(linears)
+        )
+    return num_replaced
+
+
+@torch.inference_mode()
+def _replacement(linear: nn.Linear, quantization: str) -> nn.Module | None:
+    """Returns a layer of 8 bits, if it computes about the same of a few rows."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(_NUM_TRIED_ROWS, linear.in_features, generator=generator)
+    rows = drawn.to(device=linear.weight.device, dtype=linear.weight.dtype)
+    expected = linear(rows)
+    try:
+        replacement = _KINDS[quantization](linear)
+        actual = replacement(rows)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        _logger.info("a layer of %s is not quantised: %s", tuple(linear.weight.shape), error)
+        return None
+    difference = (actual - expected).float().norm()
+    return replacement if difference <= _TOLERANCE * expected.float().norm() else None
+
+
+def _round_to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns rows [R, I] of float8 and their scales [R, 1] float32."""
+    scales = _scales(rows, _LARGEST_FP8)
+    return (rows.float() / scales).to(_FP8), scales
+
+
+def _scales(rows: torch.Tensor, largest: float) -> torch.Tensor:
+    """[R, 1] float32: what brings the largest number of each row to `largest`."""
+    found = rows.float().abs().amax(dim=-1, keepdim=True) / largest
+    return found.clamp(min=_SMALLEST_SCALE)

@@ -1,0 +1,102 @@
+"""What only a GPU can show. `pytest -m gpu` runs it; nothing else here needs one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.llm_engine import LLMEngine
+from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel, kernels_of_this_torch
+from furiosa_llm.modeling.attention_params import AttentionParams
+from furiosa_llm.modeling.quantized_linear import quantize_linears
+from furiosa_llm.modeling.step_layout import make_layout
+from furiosa_llm.modeling.token_cache import TokenCache
+from furiosa_llm.sampling_params import SamplingParams
+from tests.checkpoints import VOCAB_SIZE
+from tests.factories import answer_all
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+]
+GPU = torch.device("cuda:0")
+GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+SEEDED = SamplingParams(temperature=0.8, top_p=0.9, max_tokens=24, ignore_eos=True)
+
+
+def make_prompts() -> list[list[int]]:
+    draw = random.Random(0)
+    return [
+        [draw.randrange(3, VOCAB_SIZE) for _ in range(length)] for length in (1, 7, 33, 70, 129)
+    ]
+
+
+def answers(path: Path, params: SamplingParams, **options: Any) -> list[list[int]]:
+    common: dict[str, Any] = {"dtype": "float32", "max_num_batched_tokens": 64, "max_num_seqs": 4}
+    engine = LLMEngine.from_engine_args(EngineArgs(model=str(path), **{**common, **options}))
+    try:
+        outputs = answer_all(engine, make_prompts(), params)
+        return [output.outputs[0].token_ids for output in outputs]
+    finally:
+        engine.shutdown()
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma2", "GptOss"])
+@pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+def test_a_gpu_says_in_float32_what_a_cpu_says(
+    name: str, params: SamplingParams, checkpoint: Callable[[str], Path]
+) -> None:
+    path = checkpoint(name)
+
+    assert answers(path, params, devices="cuda:0") == answers(path, params, devices="cpu")
+
+
+@pytest.mark.parametrize("queue_limit", [1, 2])
+def test_steps_in_flight_do_not_matter_on_a_gpu(
+    queue_limit: int, checkpoint: Callable[[str], Path]
+) -> None:
+    path = checkpoint("Llama")
+    one = answers(path, GREEDY, devices="cuda:0", npu_queue_limit=1, dtype="bfloat16")
+
+    several = answers(path, GREEDY, devices="cuda:0", npu_queue_limit=queue_limit, dtype="bfloat16")
+
+    assert several == one
+
+
+@pytest.mark.parametrize(
+    "kernel", kernels_of_this_torch(), ids=lambda kernel: type(kernel).__name__
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [None, 100])
+def test_a_kernel_is_found_to_agree_on_this_gpu(
+    kernel: PagedKernel, dtype: torch.dtype, window: int | None
+) -> None:
+    layout = make_layout([(600, 601), (0, 300), (100, 400)], block_size=256, device=GPU)
+    num_blocks = int(layout.block_tables.max()) + 1
+    cache = TokenCache(
+        keys=torch.randn(num_blocks, 256, 2, 64, dtype=dtype, device=GPU),
+        values=torch.randn(num_blocks, 256, 2, 64, dtype=dtype, device=GPU),
+    )
+    num_tokens = len(layout.slot_mapping)
+    query = torch.randn(num_tokens, 8, 64, dtype=dtype, device=GPU)
+    new = torch.randn(2, num_tokens, 2, 64, dtype=dtype, device=GPU)
+    params = AttentionParams(scaling=0.125, sliding_window=window)
+
+    output = GpuAttention([kernel])(query, new[0], new[1], cache, layout, params)
+    expected = GpuAttention([])(query, new[0], new[1], cache, layout, params)
+
+    assert not torch.equal(output, expected)  # else the kernel was not used
+    torch.testing.assert_close(output, expected, rtol=2e-2, atol=5e-3)
+
+
+@pytest.mark.parametrize("quantization", ["fp8", "int8"])
+def test_linear_layers_of_8_bits_have_kernels(quantization: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(512, 256), torch.nn.Linear(256, 512))
+
+    assert quantize_linears(model.to(GPU, torch.bfloat16), quantization) == 2

@@ -1,0 +1,142 @@
+"""The path of a GPU, on a CPU: its cache, its attention, its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from furiosa_llm.config import CacheConfig, EngineArgs
+from furiosa_llm.engine_core import EngineCore
+from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape, Work
+from furiosa_llm.execution.forward_pass import ForwardPass
+from furiosa_llm.execution.grammar_masks import GrammarMasks
+from furiosa_llm.execution.grammars import Grammars
+from furiosa_llm.execution.model_runner import ModelRunner
+from furiosa_llm.execution.step_queue import queue_for
+from furiosa_llm.execution.token_caches import bind_token_caches
+from furiosa_llm.execution.token_chooser import TokenChooser
+from furiosa_llm.modeling.attention_gpu import PagedKernel
+from furiosa_llm.modeling.loader import load_model
+from furiosa_llm.modeling.paged_attention import CurrentStep
+from furiosa_llm.modeling.token_cache import TokenCache
+from furiosa_llm.request import TokenizedPrompt
+from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm.scheduler_config import SchedulerConfig
+from furiosa_llm.tokenization import Tokenizer
+
+
+@dataclass
+class Recording:
+    """What a graph of CUDA does, on a CPU: the same work again, on the same memory."""
+
+    num_recorded: int = 0
+    num_replayed: int = 0
+
+    def record(self, work: Work) -> Work:
+        self.num_recorded += 1
+        work()
+
+        def replay() -> None:
+            self.num_replayed += 1
+            work()
+
+        return replay
+
+
+@dataclass
+class GpuPath:
+    """An engine whose one replica runs as on a GPU, in plain torch."""
+
+    core: EngineCore
+    runner: ModelRunner
+    caches: list[TokenCache]
+    recording: Recording | None
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        *,
+        num_blocks: int = 64,
+        block_size: int = 16,
+        shapes: Sequence[DecodeShape] | None = None,
+        recording: Recording | None = None,
+        kernels: Sequence[PagedKernel] = (),
+        **options: Any,
+    ) -> GpuPath:
+        """Graphs are recorded if there are shapes for them."""
+        args = EngineArgs(
+            model=str(path),
+            paged_attention_num_blocks=num_blocks,
+            paged_attention_block_size=block_size,
+            **options,
+        )
+        loaded = load_model(str(path), dtype=torch.float32)
+        limits = EngineLimits(
+            scheduler_config=SchedulerConfig.from_engine_args(args),
+            cache_config=CacheConfig(num_blocks=num_blocks, block_size=block_size),
+            model_info=loaded.info,
+        )
+        current_step = CurrentStep()
+        device = torch.device("cpu")
+        caches = bind_token_caches(
+            loaded.layers,
+            current_step,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            dtype=torch.float32,
+            device=device,
+            kernels=kernels,
+        )
+        tokenizer = Tokenizer.from_engine_args(args)
+        graphs = None
+        if shapes is not None:
+            recording = recording or Recording()
+            graphs = DecodeGraphs(
+                recording, shapes, block_size=block_size, scratch_block=num_blocks, device=device
+            )
+        num_in_flight = limits.scheduler_config.npu_queue_limit
+        runner = ModelRunner(
+            ForwardPass(loaded.model, current_step),
+            TokenChooser(GrammarMasks(Grammars(lambda: tokenizer, loaded.info))),
+            block_size=block_size,
+            num_steps_in_flight=num_in_flight,
+            device=device,
+            graphs=graphs,
+        )
+        core = EngineCore(
+            executor=queue_for(runner, num_in_flight), tokenizer=tokenizer, limits=limits
+        )
+        return cls(core, runner, caches, recording)
+
+    def answer(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[list[int]]:
+        """Returns the tokens of each answer."""
+        return answer_all(self.core, prompts, params)
+
+
+def answer_all(
+    core: EngineCore, prompts: Sequence[Sequence[int]], params: SamplingParams
+) -> list[list[int]]:
+    """Returns the tokens of each answer, and ends the engine."""
+    for index, prompt in enumerate(prompts):
+        core.add(
+            TokenizedPrompt(
+                request_id=str(index),
+                text=None,
+                prompt_token_ids=list(prompt),
+                sampling_params=params,
+                max_tokens=params.max_tokens or 16,
+                arrival_time=0.0,
+            )
+        )
+    answers: dict[str, list[int]] = {}
+    while core.num_unfinished:
+        for output in core.step():
+            answers[output.request_id] = output.outputs[0].token_ids
+    core.close()
+    return [answers[str(index)] for index in range(len(prompts))]

@@ -1,0 +1,96 @@
+"""The Triton kernel, run by Triton's interpreter on a CPU, against plain torch in float64."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernel is defined
+triton = pytest.importorskip("triton")  # torch's builds for CPUs come without it
+tl = pytest.importorskip("triton.language")
+
+from furiosa_llm.execution.decode_graphs import DecodeShape  # noqa: E402
+from furiosa_llm.modeling.attention_params import AttentionParams  # noqa: E402
+from furiosa_llm.modeling.attention_triton import TritonAttention  # noqa: E402
+from furiosa_llm.sampling_params import SamplingParams  # noqa: E402
+from tests.unit.gpu.gpu_path import GpuPath  # noqa: E402
+from tests.unit.gpu.test_gpu_attention import (  # noqa: E402
+    CHUNKS,
+    DECODES,
+    MIXED,
+    VARIANTS,
+    make_problem,
+)
+
+
+@triton.jit
+def _count(stop, result):  # type: ignore[no-untyped-def]
+    for index in range(tl.load(stop)):
+        tl.store(result, index)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _interpreter() -> None:
+    """Skips where the interpreter of this Triton does not get along with this NumPy."""
+    try:
+        _count[(1,)](torch.tensor([2]), torch.zeros(1))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not about our kernel
+        pytest.skip(f"Triton's interpreter fails: {error}")
+
+
+@pytest.mark.parametrize("block_size", [16, 128])
+@pytest.mark.parametrize(("heads", "sizes", "params"), VARIANTS)
+@pytest.mark.parametrize("spans", [DECODES, CHUNKS, MIXED], ids=["decodes", "chunks", "mixed"])
+def test_the_kernel_agrees_with_float64(
+    spans: list[tuple[int, int]],
+    heads: tuple[int, int],
+    sizes: tuple[int, int],
+    params: AttentionParams,
+    block_size: int,
+) -> None:
+    problem = make_problem(spans, heads=heads, sizes=sizes, params=params, block_size=block_size)
+    expected = problem.exact()
+    problem.cache.store(problem.layout.slot_mapping, problem.key, problem.value)
+
+    kernel = TritonAttention()
+    output = kernel(problem.query, problem.cache, problem.layout, problem.params)
+
+    assert kernel.serves(problem.query, problem.cache, problem.params)
+    torch.testing.assert_close(output.double(), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_kernel_serves_half_precision(dtype: torch.dtype) -> None:
+    problem = make_problem(MIXED, dtype=dtype)
+
+    output = problem.attend([TritonAttention()])
+
+    torch.testing.assert_close(output, problem.exact().to(dtype), rtol=3e-2, atol=3e-3)
+
+
+def test_what_others_left_in_a_block_does_not_reach_the_kernel() -> None:
+    problem = make_problem([(3, 4), (20, 30)])
+    expected = problem.exact()
+    for index, seq_len in enumerate(problem.layout.seq_lens.tolist()):
+        last = problem.layout.block_tables[index, (seq_len - 1) // 16]
+        problem.cache.keys[last, (seq_len - 1) % 16 + 1 :] = float("nan")
+        problem.cache.values[last, (seq_len - 1) % 16 + 1 :] = float("nan")
+    problem.cache.store(problem.layout.slot_mapping, problem.key, problem.value)
+
+    output = TritonAttention()(problem.query, problem.cache, problem.layout, problem.params)
+
+    torch.testing.assert_close(output.double(), expected, rtol=2e-5, atol=2e-6)
+
+
+def test_a_model_says_the_same_with_the_kernel(checkpoint: Callable[[str], Path]) -> None:
+    path, prompts = checkpoint("GptOss"), [[5, 6, 7], list(range(30, 60))]
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+
+    plain = GpuPath.of(path).answer(prompts, params)
+    interpreted = GpuPath.of(path, kernels=[TritonAttention()], shapes=[DecodeShape(4, 64)])
+
+    assert interpreted.answer(prompts, params) == plain

@@ -1,0 +1,104 @@
+"""A step's forward pass never makes the host wait for the device, so that it can be recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from furiosa_llm.execution.input_batch import InputBatch
+from furiosa_llm.execution.sampler import choose, sample
+from furiosa_llm.execution.token_caches import bind_token_caches
+from furiosa_llm.modeling.loader import load_model
+from furiosa_llm.modeling.paged_attention import CurrentStep
+from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm.scheduler_output import SamplingInputs
+from tests.unit.gpu.gpu_factories import make_share, make_step
+from tests.unit.gpu.host_waits import HostWaits
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["Llama", "Qwen3", "Gemma2", "Gemma3Text", "GPT2", "GptOss", "DeepseekV3", "Qwen3Moe"]
+)
+def test_a_forward_pass_does_not_wait(name: str, checkpoint: Callable[[str], Path]) -> None:
+    loaded = load_model(str(checkpoint(name)), dtype=torch.float32)
+    current_step = CurrentStep()
+    bind_token_caches(
+        loaded.layers,
+        current_step,
+        num_blocks=8,
+        block_size=16,
+        dtype=torch.float32,
+        device=CPU,
+        kernels=(),
+    )
+    step = make_step(
+        make_share(0, (5,), start=3, block_ids=(1,)),
+        make_share(1, (6, 7, 8), start=20, block_ids=(2, 3)),
+    )
+    batch = InputBatch.build(step, block_size=16, device=CPU)
+    current_step.layout = batch.layout
+
+    with torch.inference_mode(), HostWaits() as waits:
+        loaded.model(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.positions[None],
+            use_cache=False,
+            logits_to_keep=batch.logits_indices,
+        )
+
+    assert waits.names == []
+
+
+def test_choosing_tokens_does_not_wait() -> None:
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0},
+        {"temperature": 0.7},
+        {"top_k": 5},
+        {"top_p": 0.6, "min_p": 0.1},
+        {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.2},
+        {"logit_bias": {3: 1.0}},
+    ]
+    inputs = [
+        SamplingInputs(
+            params=SamplingParams(**kind),
+            seed=1,
+            position=2,
+            suppressed_token_ids=(4,),
+            prompt_token_ids=(5, 6),
+            output_token_ids=(6, 7),
+        )
+        for kind in kinds
+    ]
+    logits = torch.randn(len(inputs), 50, generator=torch.Generator().manual_seed(0))
+    logits[1, 7] = float("nan")
+    forbidden = {0: torch.arange(50) < 9}
+
+    with torch.inference_mode(), HostWaits() as waits:
+        chosen = choose(logits.clone(), inputs, forbidden)
+
+    assert waits.names == []
+    assert chosen[0] >= 9
+    assert chosen[1] == -1
+    expected = [None if token == -1 else token for token in chosen.tolist()]
+    assert sample(logits.clone(), inputs, forbidden) == expected
+
+
+@pytest.mark.parametrize(
+    "waits_for",
+    [
+        pytest.param(lambda numbers: bool((numbers > 1).all()), id="a branch"),
+        pytest.param(lambda numbers: numbers[numbers > 1], id="a mask"),
+        pytest.param(lambda numbers: numbers[0].item(), id="a number"),
+    ],
+)
+def test_waits_are_found(waits_for: Callable[[torch.Tensor], object]) -> None:
+    with HostWaits() as waits:
+        waits_for(torch.arange(3))
+
+    assert waits.names

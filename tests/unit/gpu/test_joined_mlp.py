@@ -1,0 +1,64 @@
+"""Models whose gate and up are one product say what they said before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from furiosa_llm.modeling.joined_mlp import JoinedMlp, join_mlps
+from furiosa_llm.modeling.loader import load_model
+from furiosa_llm.modeling.quantized_linear import Fp8Linear, quantize_linears
+
+
+@pytest.mark.parametrize(
+    ("name", "num_joined"), [("Llama", 2), ("Gemma2", 2), ("Phi3", 0), ("GPT2", 0)]
+)
+def test_a_model_says_the_same_with_joined_mlps(
+    name: str, num_joined: int, checkpoint: Callable[[str], Path]
+) -> None:
+    model = load_model(str(checkpoint(name)), dtype=torch.float32).model
+    model.set_attn_implementation("eager")
+    token_ids = torch.arange(10, 40)[None]
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    with torch.inference_mode():
+        expected = model(token_ids).logits
+        assert join_mlps(model) == num_joined
+        actual = model(token_ids).logits
+
+    torch.testing.assert_close(actual, expected)
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
+
+
+class _Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.down_proj = nn.Linear(8, 8)
+        self.act_fn = nn.SiLU()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        gate: torch.Tensor = self.act_fn(self.gate_proj(inputs))
+        output: torch.Tensor = self.down_proj(gate + self.up_proj(inputs))
+        return output
+
+
+def test_a_module_of_the_same_names_that_computes_something_else_is_left_alone() -> None:
+    model = nn.Sequential(_Odd())
+
+    assert join_mlps(model) == 0
+    assert type(model[0]) is _Odd
+
+
+def test_joined_layers_can_be_quantised(checkpoint: Callable[[str], Path]) -> None:
+    model = load_model(str(checkpoint("Llama")), dtype=torch.bfloat16).model
+
+    join_mlps(model)
+
+    assert quantize_linears(model, "fp8") == 2 * 6
+    joined = [module for module in model.modules() if isinstance(module, JoinedMlp)]
+    assert all(isinstance(module.get_submodule("gate_up_proj"), Fp8Linear) for module in joined)
