@@ -10,11 +10,11 @@ import torch
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_params import AttentionParams
-from furiosa_llm.modeling.attention_torch import torch_attention
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 from furiosa_llm.modeling.step_layout import StepLayout
 from furiosa_llm.scheduler_output import ScheduledRequest, SchedulerOutput, StepCounts
+from tests.attention_reference import torch_attention
 
 NUM_BLOCKS = 40
 COUNTS = StepCounts(

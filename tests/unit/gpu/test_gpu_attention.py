@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
 
-from furiosa_llm.modeling import attention_gathered, attention_torch
+from furiosa_llm.modeling import attention_gathered
 from furiosa_llm.modeling.attention_gathered import attend_gathered
 from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel
 from furiosa_llm.modeling.attention_params import AttentionParams
@@ -21,6 +21,7 @@ from furiosa_llm.modeling.attention_varlen import VarlenAttention
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 from furiosa_llm.modeling.step_layout import StepLayout, make_layout
 from furiosa_llm.modeling.token_cache import TokenCache, token_bytes
+from tests.attention_reference import torch_attention
 
 CPU = torch.device("cpu")
 DECODES = [(70, 71), (0, 1), (15, 16), (32, 33), (99, 100)]
@@ -76,7 +77,7 @@ class Problem:
         cache.keys.copy_(self.cache.keys.permute(0, 2, 3, 1))
         cache.values.copy_(self.cache.values.transpose(1, 2))
         query, key, value = (part.double() for part in (self.query, self.key, self.value))
-        return attention_torch.torch_attention(query, key, value, cache, self.layout, self.params)
+        return torch_attention(query, key, value, cache, self.layout, self.params)
 
     def attend(self, kernels: Sequence[PagedKernel] = ()) -> torch.Tensor:
         return GpuAttention(kernels)(
