@@ -25,7 +25,10 @@ _WAYS = {
     "2 replicas": ("data_parallel_size=2",),
 }
 _MORE_WAYS = {
-    "mixed": {"1 replica of 1 thread": ("data_parallel_size=1", "threads_per_replica=1")},
+    "mixed": {
+        "1 replica of 1 thread": ("data_parallel_size=1", "threads_per_replica=1"),
+        "2 replicas, deterministic": ("data_parallel_size=2", "deterministic=True"),
+    },
     "shared-prefix": {
         "2 replicas, no prefix cache": ("data_parallel_size=2", "enable_prefix_caching=False")
     },
