@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,14 +18,6 @@ from tests.processes import descendants, wait_until
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "samples" / "tiny-llama")
 PATHS = os.pathsep.join([str(ROOT / "engine"), str(ROOT)])
-
-
-@pytest.fixture(autouse=True)
-def hang_up_is_heeded() -> Iterator[None]:
-    """Also where the tests were started with `nohup`."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
