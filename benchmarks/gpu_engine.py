@@ -30,10 +30,10 @@ from furiosa_llm.outputs import StepStats
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
 from furiosa_llm.scheduler_output import (
+    NO_COUNTS,
     SamplingInputs,
     ScheduledRequest,
     SchedulerOutput,
-    StepCounts,
 )
 from furiosa_llm.tokenization import Tokenizer
 
@@ -43,18 +43,6 @@ _NUM_STEPS = 30
 _WARM_UP_SHARE = 16
 _GREEDY = SamplingInputs(params=SamplingParams(temperature=0), seed=0, position=0)
 _SETTINGS = ("dtype=bfloat16", "max_num_batched_tokens=8192", "max_num_seqs=256")
-_COUNTS = StepCounts(
-    num_running=0,
-    num_waiting=0,
-    num_prefill_tokens=0,
-    num_decode_tokens=0,
-    num_recomputed_tokens=0,
-    num_cached_tokens=0,
-    num_preemptions=0,
-    num_used_blocks=0,
-    num_free_blocks=0,
-    num_steps_in_flight=1,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +134,7 @@ class MeasuredEngine:
             )
             for index in range(num_requests)
         )
-        step = SchedulerOutput(requests=shares, counts=_COUNTS)
+        step = SchedulerOutput(requests=shares, counts=NO_COUNTS)
         self.runner.execute(step)  # what is compiled and recorded on first use
         times = []
         for _ in range(_NUM_STEPS):

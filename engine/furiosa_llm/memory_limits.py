@@ -86,3 +86,8 @@ def _number(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def gib(num_bytes: int) -> str:
+    """Writes a number of bytes as messages do: `1.50 GiB`."""
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -116,6 +116,20 @@ class StepCounts:
     num_steps_in_flight: int
 
 
+NO_COUNTS = StepCounts(  # of a step that no scheduler made
+    num_running=0,
+    num_waiting=0,
+    num_prefill_tokens=0,
+    num_decode_tokens=0,
+    num_recomputed_tokens=0,
+    num_cached_tokens=0,
+    num_preemptions=0,
+    num_used_blocks=0,
+    num_free_blocks=0,
+    num_steps_in_flight=1,
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerOutput:
     """One step: the input of exactly one forward pass.

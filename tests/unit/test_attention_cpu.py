@@ -13,22 +13,10 @@ from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 from furiosa_llm.modeling.step_layout import StepLayout
-from furiosa_llm.scheduler_output import ScheduledRequest, SchedulerOutput, StepCounts
+from furiosa_llm.scheduler_output import NO_COUNTS, ScheduledRequest, SchedulerOutput
 from tests.attention_reference import torch_attention
 
 NUM_BLOCKS = 40
-COUNTS = StepCounts(
-    num_running=0,
-    num_waiting=0,
-    num_prefill_tokens=0,
-    num_decode_tokens=0,
-    num_recomputed_tokens=0,
-    num_cached_tokens=0,
-    num_preemptions=0,
-    num_used_blocks=0,
-    num_free_blocks=0,
-    num_steps_in_flight=1,
-)
 
 
 def make_layout(spans: list[tuple[int, int]], block_size: int) -> StepLayout:
@@ -46,7 +34,7 @@ def make_layout(spans: list[tuple[int, int]], block_size: int) -> StepLayout:
                 sampling=None,
             )
         )
-    step = SchedulerOutput(requests=tuple(shares), counts=COUNTS)
+    step = SchedulerOutput(requests=tuple(shares), counts=NO_COUNTS)
     return InputBatch.build(step, block_size=block_size, device=torch.device("cpu")).layout
 
 

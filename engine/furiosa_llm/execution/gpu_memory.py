@@ -11,13 +11,14 @@ import torch
 
 from furiosa_llm.config import DEFAULT_GPU_MEMORY_UTILIZATION, EngineArgs
 from furiosa_llm.errors import ConfigError
+from furiosa_llm.memory_limits import gib
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import (
+    NO_COUNTS,
     SamplingInputs,
     ScheduledRequest,
     SchedulerOutput,
-    StepCounts,
     StepResult,
 )
 
@@ -111,19 +112,7 @@ def largest_step(
         block_ids=(_ANY_BLOCK,) * length,  # more than enough
         sampling=_COSTLY,
     )
-    counts = StepCounts(
-        num_running=num_requests,
-        num_waiting=0,
-        num_prefill_tokens=num_tokens,
-        num_decode_tokens=0,
-        num_recomputed_tokens=0,
-        num_cached_tokens=0,
-        num_preemptions=0,
-        num_used_blocks=1,
-        num_free_blocks=0,
-        num_steps_in_flight=1,
-    )
-    return SchedulerOutput(requests=(share,) * num_requests, counts=counts)
+    return SchedulerOutput(requests=(share,) * num_requests, counts=NO_COUNTS)
 
 
 def measure(
@@ -164,7 +153,7 @@ def measure(
         fits = f"; one of {num_tokens} tokens fits" if num_tokens else ""
         raise ConfigError(
             f"a step of {config.max_num_batched_tokens} tokens of {config.max_num_seqs} requests "
-            f"does not fit beside the {_gib(held)} that are held of {_gib(memory.total())} of GPU "
+            f"does not fit beside the {gib(held)} that are held of {gib(memory.total())} of GPU "
             f"memory{fits}: lower --max-num-batched-tokens or --max-num-seqs"
         )
     return MemoryUse(total=memory.total(), held=held, step=memory.peak() - at_rest)
@@ -193,20 +182,20 @@ def choose_num_blocks(
     share = args.gpu_memory_utilization or DEFAULT_GPU_MEMORY_UTILIZATION
     num_fitting = use.left_within(share) // block_bytes - 1  # one more than the scheduler knows of
     where = (
-        f"{share:.0%} of the GPU's {_gib(use.total)} are to be used, {_gib(use.held)} are held and "
-        f"a step takes {_gib(use.step)}"
+        f"{share:.0%} of the GPU's {gib(use.total)} are to be used, {gib(use.held)} are held and "
+        f"a step takes {gib(use.step)}"
     )
     num_given = args.paged_attention_num_blocks
     if num_given is not None:
         if num_given > num_fitting:
             raise ConfigError(
-                f"paged_attention_num_blocks ({num_given}) needs {_gib(num_given * block_bytes)}, "
+                f"paged_attention_num_blocks ({num_given}) needs {gib(num_given * block_bytes)}, "
                 f"but {where}; at most {max(num_fitting, 0)} blocks fit"
             )
         return num_given
     if num_fitting < 1:
         raise ConfigError(
-            f"there is no memory for KV-cache blocks of {_gib(block_bytes)}: {where}; raise "
+            f"there is no memory for KV-cache blocks of {gib(block_bytes)}: {where}; raise "
             "--gpu-memory-utilization, or lower --max-num-batched-tokens or --max-num-seqs"
         )
     num_blocks_of_longest = -(-max_model_len // args.paged_attention_block_size)
@@ -222,11 +211,7 @@ def require_room_for_weights(num_bytes: int, memory: MemoryReader) -> None:
     free = memory.free()
     if num_bytes > free:
         raise ConfigError(
-            f"the weights take {_gib(num_bytes)}, but {_gib(free)} of the GPU's "
-            f"{_gib(memory.total())} are free; give more GPUs with --tensor-parallel-size or "
+            f"the weights take {gib(num_bytes)}, but {gib(free)} of the GPU's "
+            f"{gib(memory.total())} are free; give more GPUs with --tensor-parallel-size or "
             "--pipeline-parallel-size, or a smaller --dtype"
         )
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"

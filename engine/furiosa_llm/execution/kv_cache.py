@@ -8,7 +8,7 @@ import torch
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
-from furiosa_llm.memory_limits import free_memory_bytes
+from furiosa_llm.memory_limits import free_memory_bytes, gib
 from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
 
 CACHE_ITEM_BYTES = 4  # float32
@@ -40,16 +40,16 @@ def choose_num_blocks(
     if num_given is not None:
         if num_given * size > usable_bytes:
             raise ConfigError(
-                f"paged_attention_num_blocks ({num_given}) needs {_gib(num_given * size)}, but "
-                f"{_gib(available_bytes)} of memory are free, {_gib(HEADROOM_BYTES)} of them for "
+                f"paged_attention_num_blocks ({num_given}) needs {gib(num_given * size)}, but "
+                f"{gib(available_bytes)} of memory are free, {gib(HEADROOM_BYTES)} of them for "
                 f"what each step computes; at most {usable_bytes // size} blocks fit"
             )
         return num_given
     num_fitting = int(usable_bytes * CPU_MEMORY_SHARE) // size
     if num_fitting < 1:
         raise ConfigError(
-            f"one KV-cache block takes {_gib(size)}, but only {_gib(available_bytes)} of memory "
-            f"are free, {_gib(HEADROOM_BYTES)} of them for what each step computes; lower "
+            f"one KV-cache block takes {gib(size)}, but only {gib(available_bytes)} of memory "
+            f"are free, {gib(HEADROOM_BYTES)} of them for what each step computes; lower "
             "--paged-attention-block-size or free some memory"
         )
     num_blocks_of_longest = -(-max_model_len // args.paged_attention_block_size)
@@ -71,18 +71,9 @@ def allocate(
         ]
     except (MemoryError, RuntimeError) as error:  # of numpy, of torch
         size = block_bytes(shapes, block_size)
-        usable_bytes = max(available_memory_bytes(device) - HEADROOM_BYTES, 0)
+        usable_bytes = max(free_memory_bytes() - HEADROOM_BYTES, 0)
         num_fitting = min(usable_bytes // size, num_blocks // 2)  # what is free may not be told
         raise ConfigError(
-            f"there is no memory for {num_blocks} KV-cache blocks ({_gib(num_blocks * size)}); "
+            f"there is no memory for {num_blocks} KV-cache blocks ({gib(num_blocks * size)}); "
             f"about {num_fitting} fit: lower --paged-attention-num-blocks"
         ) from error
-
-
-def available_memory_bytes(device: torch.device) -> int:
-    """Returns the memory that may still be taken: the GPU's, the machine's or its cgroup's."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"

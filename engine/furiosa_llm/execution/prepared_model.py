@@ -26,6 +26,7 @@ from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.execution.stage_runner import StageRunner
 from furiosa_llm.execution.token_caches import bind_token_caches
 from furiosa_llm.execution.token_chooser import TokenChooser
+from furiosa_llm.memory_limits import free_memory_bytes
 from furiosa_llm.modeling import (
     attention_kernel,
     decoder_kernel,
@@ -210,7 +211,7 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
         [layer.shape for layer in loaded.layers],
         max_model_len=max_model_len,
         max_num_seqs=scheduler_config.max_num_seqs,
-        available_bytes=kv_cache.available_memory_bytes(place) // num_replicas,
+        available_bytes=free_memory_bytes() // num_replicas,
     )
     return PreparedModel.of(
         args, loaded, max_model_len=max_model_len, num_blocks=num_blocks, device=place

@@ -12,6 +12,7 @@ from furiosa_llm.execution.model_options import (
 )
 from furiosa_llm.execution.prepared_model import PreparedModel, prepare_on_gpu
 from furiosa_llm.execution.rank_group import RankGroup
+from furiosa_llm.memory_limits import free_memory_bytes
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.model_split import ModelSplit
 from furiosa_llm.scheduler_config import SchedulerConfig
@@ -66,7 +67,7 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
         [layer.shape for layer in loaded.layers],
         max_model_len=max_model_len,
         max_num_seqs=scheduler_config.max_num_seqs,
-        available_bytes=kv_cache.available_memory_bytes(group.device) // num_sharing,
+        available_bytes=free_memory_bytes() // num_sharing,
     )
     return PreparedModel.of(
         args,

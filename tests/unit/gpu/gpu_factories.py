@@ -6,25 +6,13 @@ from collections.abc import Sequence
 
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_output import (
+    NO_COUNTS,
     PromptScoring,
     SamplingInputs,
     ScheduledRequest,
     SchedulerOutput,
-    StepCounts,
 )
 
-COUNTS = StepCounts(
-    num_running=0,
-    num_waiting=0,
-    num_prefill_tokens=0,
-    num_decode_tokens=0,
-    num_recomputed_tokens=0,
-    num_cached_tokens=0,
-    num_preemptions=0,
-    num_used_blocks=0,
-    num_free_blocks=0,
-    num_steps_in_flight=1,
-)
 GREEDY = SamplingInputs(params=SamplingParams(temperature=0), seed=0, position=0)
 
 
@@ -48,4 +36,4 @@ def make_share(
 
 
 def make_step(*shares: ScheduledRequest) -> SchedulerOutput:
-    return SchedulerOutput(requests=shares, counts=COUNTS)
+    return SchedulerOutput(requests=shares, counts=NO_COUNTS)
