@@ -12,6 +12,7 @@ from importlib.abc import MetaPathFinder
 import click
 
 from furiosa_llm.dynamo_import import delay_dynamo
+from furiosa_llm.meta_kernels_import import delay_meta_kernels
 from furiosa_llm.transformers_import import hasten_transformers
 
 
@@ -35,6 +36,7 @@ def prepare_libraries(ctx: click.Context, cache_dir: str | None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if ctx.find_object(OwnProcess) is not None:
         delay_dynamo()
+        delay_meta_kernels()
         hasten_transformers(cache_dir)
 
 

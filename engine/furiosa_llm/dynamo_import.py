@@ -9,40 +9,42 @@ its modules, gets the whole, and what was decorated until then is made known to 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType
 from typing import Any
 
+from furiosa_llm.delayed_import import DelayedModule, delay, load_whole
+
 _PACKAGE = "torch._dynamo"
 _STANDS_ALONE = "torch._dynamo._trace_wrapped_higher_order_op"  # asks nothing of the package
-_MARKS = "_furiosa_marks"
 
 Function = Callable[..., Any]
 
 
 def delay_dynamo() -> None:
-    """Arranges for the import that comes; where the package is loaded already, does nothing.
+    """See `delay`."""
+    delay(
+        _PACKAGE,
+        _Dynamo,
+        lambda name: name.startswith(f"{_PACKAGE}.") and name != _STANDS_ALONE,
+    )
 
-    It changes torch for the whole process: not for one that belongs to someone else.
-    """
-    if _PACKAGE not in sys.modules:
-        sys.meta_path.insert(0, _Finder())
 
-
-class _Dynamo(ModuleType):
+class _Dynamo(DelayedModule):
     """The package while it is not loaded. The methods are its functions of the same names."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._furiosa_marks: list[Any] = []
 
     def allow_in_graph(self, fn: Any) -> Any:
         """Notes that a function is to stand in a compiled graph as it is."""
-        vars(self)[_MARKS].append(("allow_in_graph", fn))
+        self._furiosa_marks.append(("allow_in_graph", fn))
         return fn
 
     def assume_constant_result(self, fn: Function) -> Function:
         """Notes that a function always returns the same."""
-        vars(self)[_MARKS].append(("assume_constant_result", fn))
+        self._furiosa_marks.append(("assume_constant_result", fn))
         return fn
 
     def disable(self, fn: Any = None, recursive: bool = True, **options: Any) -> Any:
@@ -50,15 +52,14 @@ class _Dynamo(ModuleType):
         if fn is None and not recursive:
             return functools.partial(self.disable, recursive=False, **options)
         if not isinstance(fn, FunctionType):  # a class, or a context
-            _load_whole(self)
+            load_whole(self)
             return self.disable(fn, recursive, **options)
         return _Disabled(self, fn, recursive=recursive, options=options).as_function()
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(f"module {_PACKAGE!r} has no attribute {name!r}")
-        _load_whole(self)
-        return getattr(self, name)
+    def note_loaded(self) -> None:
+        """Makes known what was decorated."""
+        for name, function in vars(self).pop("_furiosa_marks"):
+            getattr(self, name)(function)
 
 
 class _Disabled:
@@ -83,48 +84,3 @@ class _Disabled:
             return (self._disabled or self._function)(*args, **kwargs)
 
         return call
-
-
-def _load_whole(package: ModuleType) -> None:
-    """Runs the package's own code in the module that stood for it."""
-    marks = vars(package).pop(_MARKS, None)
-    if marks is None:
-        return  # someone is about it
-    package.__class__ = ModuleType
-    assert package.__loader__ is not None, "it was found by its own loader"
-    package.__loader__.exec_module(package)  # type: ignore[attr-defined]
-    for name, function in marks:
-        getattr(package, name)(function)
-
-
-class _Finder(MetaPathFinder):
-    """Finds the package without loading it, and loads it when one of its modules is wanted."""
-
-    def find_spec(
-        self, fullname: str, path: object = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname == _PACKAGE:
-            spec = PathFinder.find_spec(fullname, path, target)  # type: ignore[arg-type]
-            if spec is not None and spec.loader is not None:
-                spec.loader = _LaterLoader(spec.loader)
-            return spec
-        if fullname.startswith(f"{_PACKAGE}.") and fullname != _STANDS_ALONE:
-            sys.meta_path.remove(self)
-            _load_whole(sys.modules[_PACKAGE])
-        return None
-
-
-class _LaterLoader(Loader):
-    """Makes the module that stands for the package."""
-
-    def __init__(self, own: Loader) -> None:
-        self._own = own
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Dynamo(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        vars(module)[_MARKS] = []
-        module.__loader__ = self._own
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._own

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from furiosa_llm.config import ModelInfo
 from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.meta_kernels_import import with_meta_kernels
 from furiosa_llm.modeling import adapters, paged_attention
 from furiosa_llm.modeling.fusion import fuse, make_deterministic, quantize
 from furiosa_llm.modeling.model_config import (
@@ -108,15 +109,17 @@ def load_model(
     if not allow_pickle:
         refuse_pickle(path, config)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype="auto" if dtype is None else dtype,
-            attn_implementation=adapters.attention_to_load_with(
-                MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-            ),
-            trust_remote_code=trust_remote_code,
-            use_safetensors=None if allow_pickle else True,
-            weights_only=True,
+        model = with_meta_kernels(
+            lambda: AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype="auto" if dtype is None else dtype,
+                attn_implementation=adapters.attention_to_load_with(
+                    MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+                ),
+                trust_remote_code=trust_remote_code,
+                use_safetensors=None if allow_pickle else True,
+                weights_only=True,
+            )
         )
     except (
         OSError,

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.meta_kernels_import import with_meta_kernels
 from furiosa_llm.modeling.model_config import (
     load_config,
     max_model_len_of,
@@ -67,8 +68,10 @@ def _uncast_names(
     """Returns what keeps its type when transformers loads the model as `dtype`."""
     try:
         with torch.device("meta"):  # takes no memory
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, trust_remote_code=trust_remote_code
+            model = with_meta_kernels(
+                lambda: AutoModelForCausalLM.from_config(
+                    config, dtype=dtype, trust_remote_code=trust_remote_code
+                )
             )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelLoadError(
