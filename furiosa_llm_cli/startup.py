@@ -11,8 +11,7 @@ from importlib.abc import MetaPathFinder
 
 import click
 
-from furiosa_llm.dynamo_import import delay_dynamo
-from furiosa_llm.meta_kernels_import import delay_meta_kernels
+from furiosa_llm.torch_import import hasten_torch
 from furiosa_llm.transformers_import import hasten_transformers
 
 
@@ -35,8 +34,7 @@ def prepare_libraries(ctx: click.Context, cache_dir: str | None) -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if ctx.find_object(OwnProcess) is not None:
-        delay_dynamo()
-        delay_meta_kernels()
+        hasten_torch()
         hasten_transformers(cache_dir)
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FIRST = """
 import json, sys
-from furiosa_llm.dynamo_import import delay_dynamo
-from furiosa_llm.meta_kernels_import import delay_meta_kernels, with_meta_kernels
+from furiosa_llm.meta_kernels_import import with_meta_kernels
+from furiosa_llm.torch_import import hasten_torch
 from furiosa_llm.transformers_import import hasten_transformers
-delay_dynamo()
-delay_meta_kernels()
+hasten_torch()
 hasten_transformers(None)
 import torch
 def is_loaded():
@@ -114,3 +113,20 @@ def test_asking_the_module_brings_the_whole() -> None:
     told = tell("told['name'] = torch._meta_registrations.activate_meta.__name__")
 
     assert (told["name"], told["after"]) == ("activate_meta", True)
+
+
+def test_files_are_told_to_inspect_as_it_would_find_them() -> None:
+    told = tell("""
+import inspect
+from furiosa_llm.torch_import import _MODULES_WITH_OPERATORS
+files = {name: file for file, name in inspect.modulesbyfile.items()}
+told["wrong"] = [
+    name
+    for name in _MODULES_WITH_OPERATORS
+    if name in sys.modules and sys.modules[name].__file__ != files.get(name)
+]
+told["found"] = sum(name in sys.modules for name in _MODULES_WITH_OPERATORS)
+""")
+
+    assert told["wrong"] == []
+    assert told["found"] == 3, "torch has moved a module"

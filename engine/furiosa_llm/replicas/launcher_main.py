@@ -7,11 +7,10 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-from furiosa_llm.dynamo_import import delay_dynamo
 from furiosa_llm.library_imports import loading_libraries
-from furiosa_llm.meta_kernels_import import delay_meta_kernels
 from furiosa_llm.replicas.messages import Launch
 from furiosa_llm.replicas.parent_watch import ending_with
+from furiosa_llm.torch_import import hasten_torch
 from furiosa_llm.transformers_import import hasten_transformers
 
 
@@ -27,8 +26,7 @@ def main(descriptor: int) -> None:
         return  # the parent is gone already
     runs_ranks = launch.placement.num_processes_of_replica > 1
     if not runs_ranks:
-        delay_dynamo()
-        delay_meta_kernels()
+        hasten_torch()
     hasten_transformers(launch.args.cache_dir, runs_ranks=runs_ranks)
     with ending_with(control), loading_libraries():
         from furiosa_llm.replicas.launcher import serve  # loads torch
