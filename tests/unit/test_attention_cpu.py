@@ -40,9 +40,7 @@ def make_layout(spans: list[tuple[int, int]], block_size: int) -> StepLayout:
 
 def make_cache(shape: LayerShape, block_size: int) -> LayerCache:
     """A cache that earlier requests left full of other numbers."""
-    cache = LayerCache.allocate(
-        shape, num_blocks=NUM_BLOCKS, block_size=block_size, device=torch.device("cpu")
-    )
+    cache = LayerCache.allocate(shape, num_blocks=NUM_BLOCKS, block_size=block_size)
     cache.blocks.normal_(generator=torch.Generator().manual_seed(2))
     return cache
 

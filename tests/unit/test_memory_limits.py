@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
@@ -100,9 +99,7 @@ def test_blocks_leave_room_for_what_steps_compute() -> None:
 
 def test_blocks_that_cannot_be_allocated_are_one_clear_error() -> None:
     with pytest.raises(ConfigError, match=r"^there is no memory for \d+ KV-cache .* fit: lower"):
-        kv_cache.allocate(
-            SHAPES, num_blocks=2**46 // BLOCK_BYTES, block_size=16, device=torch.device("cpu")
-        )
+        kv_cache.allocate(SHAPES, num_blocks=2**46 // BLOCK_BYTES, block_size=16)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +107,7 @@ def test_blocks_that_cannot_be_allocated_are_one_clear_error() -> None:
     [
         ("choose(free_memory_bytes(), 2 * GIB // BLOCK_BYTES)", "blocks fit"),
         (
-            "kv_cache.allocate(SHAPES, num_blocks=2 * GIB // BLOCK_BYTES, block_size=16, "
-            "device=torch.device('cpu'))",
+            "kv_cache.allocate(SHAPES, num_blocks=2 * GIB // BLOCK_BYTES, block_size=16)",
             "there is no memory for 131072 KV-cache blocks (2.00 GiB); about ",
         ),
     ],

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.memory_limits import free_memory_bytes, gib
@@ -56,20 +54,18 @@ def choose_num_blocks(
     return min(num_fitting, num_blocks_of_longest * max_num_seqs)
 
 
-def allocate(
-    shapes: Sequence[LayerShape], *, num_blocks: int, block_size: int, device: torch.device
-) -> list[LayerCache]:
-    """Reserves the cache of every layer.
+def allocate(shapes: Sequence[LayerShape], *, num_blocks: int, block_size: int) -> list[LayerCache]:
+    """Reserves the cache of every layer on a CPU.
 
     Raises:
         ConfigError: There is no memory for it.
     """
     try:
         return [
-            LayerCache.allocate(shape, num_blocks=num_blocks, block_size=block_size, device=device)
+            LayerCache.allocate(shape, num_blocks=num_blocks, block_size=block_size)
             for shape in shapes
         ]
-    except (MemoryError, RuntimeError) as error:  # of numpy, of torch
+    except MemoryError as error:
         size = block_bytes(shapes, block_size)
         usable_bytes = max(free_memory_bytes() - HEADROOM_BYTES, 0)
         num_fitting = min(usable_bytes // size, num_blocks // 2)  # what is free may not be told

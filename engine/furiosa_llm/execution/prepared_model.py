@@ -155,7 +155,6 @@ class PreparedModel:
             [layer.shape for layer in self.loaded.layers],
             num_blocks=cache_config.num_blocks,
             block_size=cache_config.block_size,
-            device=self.device,
         )
         keep_freed_memory()
         threads = CoreThreads(torch.get_num_threads())

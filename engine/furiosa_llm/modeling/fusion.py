@@ -10,32 +10,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from furiosa_llm.errors import ModelLoadError
-from furiosa_llm.modeling import paged_attention
-from furiosa_llm.modeling.attention_cpu import CpuAttention
-from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fused_attention import FusedAttention
 from furiosa_llm.modeling.fused_decoder import FusedDecoderLayer, fused_decoders
 from furiosa_llm.modeling.fused_modules import FusedGatedMlp, FusedRmsNorm
-from furiosa_llm.modeling.layer_cache import LayerCache
+from furiosa_llm.modeling.fusion_trial import NUM_TOKENS, Call, Trial, is_close, new_cache
 from furiosa_llm.modeling.packed_linear import Int8Linear, PackedLinear, can_pack
-from furiosa_llm.modeling.paged_attention import AttentionLayer, CurrentStep
-from furiosa_llm.modeling.step_layout import StepLayout
+from furiosa_llm.modeling.paged_attention import AttentionLayer
 
 _logger = logging.getLogger(__name__)
-
-_NUM_TOKENS = 6
-_BLOCK_SIZE = 16
-_KEPT = (2, 5)  # tokens whose logits are asked for in a step of those
-# Of the largest element of what is compared. Sums in another order differ by a hundredth of it.
-_TOLERANCE = 3e-5
 
 
 def fuse(
@@ -50,7 +38,7 @@ def fuse(
         layers: Those that attend.
         max_model_len: Longest sequence that it has to serve.
     """
-    trial = _Trial(model, layers, max_model_len=max_model_len)
+    trial = Trial(model, layers, max_model_len=max_model_len)
     expected = trial.run()
     swaps = _Swaps(model)
     fused = [_swap_attention(layer, swaps, trial) for layer in layers]
@@ -113,104 +101,6 @@ def use_threads(model: nn.Module, threads: CoreThreads) -> None:
             module.threads = threads
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What a module was given and what it returned."""
-
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    output: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Attended:
-    """What an attention module asked for: queries, keys and values of [T, heads, D]."""
-
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
-    params: AttentionParams
-
-
-class _Trial:
-    """Runs a few tokens through a model and notes what its modules do."""
-
-    def __init__(
-        self, model: nn.Module, layers: Sequence[AttentionLayer], *, max_model_len: int
-    ) -> None:
-        self.calls: dict[nn.Module, _Call] = {}
-        self.attended: dict[nn.Module, _Attended] = {}
-        self._model = model
-        self._layers = layers
-        self._positions = [min(p, max_model_len - 1) for p in (0, 1, 2, 3, 60, max_model_len - 1)]
-        self._modules_of_caches: dict[int, nn.Module] = {}
-
-    def run(self) -> torch.Tensor:
-        """Returns the logits of the model as it is, [1, T, V]."""
-        hooks = [
-            module.register_forward_hook(self._note, with_kwargs=True)
-            for module in self._model.modules()
-        ]
-        try:
-            return self._run(self._layers, self._note_attention)
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def says(self, expected: torch.Tensor, layers: Sequence[AttentionLayer]) -> bool:
-        """Tells whether the model, as it is now, computes the same logits in steps.
-
-        A model may also fail, having looked for what was replaced.
-        """
-        try:
-            logits = self._run(layers, CpuAttention(CoreThreads(1)))
-            kept = self._run(layers, CpuAttention(CoreThreads(1)), keep=_KEPT)
-        except (AttributeError, TypeError, RuntimeError) as error:
-            _logger.info("the fused model fails: %s", error)
-            return False
-        return is_close(logits, expected) and is_close(kept, expected[:, _KEPT])
-
-    def _run(
-        self, layers: Sequence[AttentionLayer], backend: Any, keep: Sequence[int] | None = None
-    ) -> torch.Tensor:
-        caches = [
-            LayerCache.allocate(
-                layer.shape, num_blocks=1, block_size=_BLOCK_SIZE, device=torch.device("cpu")
-            )
-            for layer in layers
-        ]
-        self._modules_of_caches = {
-            id(cache): layer.module for cache, layer in zip(caches, layers, strict=True)
-        }
-        paged_attention.bind(layers, caches, CurrentStep(_layout(keep)), backend)
-        with torch.inference_mode():
-            logits: torch.Tensor = self._model(
-                input_ids=torch.arange(3, 3 + _NUM_TOKENS)[None],
-                position_ids=torch.tensor(self._positions)[None],
-                use_cache=False,
-                logits_to_keep=torch.tensor(range(_NUM_TOKENS) if keep is None else keep),
-            ).logits
-        return logits
-
-    def _note(self, module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
-        if module in self.calls:
-            output = None  # it is called more than once: what it does is not one thing
-        self.calls[module] = _Call(arguments, keywords, output)
-
-    def _note_attention(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        cache: LayerCache,
-        layout: StepLayout,
-        params: AttentionParams,
-    ) -> torch.Tensor:
-        module = self._modules_of_caches[id(cache)]
-        self.attended[module] = _Attended(query, key, value, params)
-        return CpuAttention(CoreThreads(1))(query, key, value, cache, layout, params)
-
-
 class _Swaps:
     """Replaces modules of a model, and can put them back."""
 
@@ -238,7 +128,7 @@ class _Swaps:
             self._model.set_submodule(name, module)
 
 
-def _swap_attention(layer: AttentionLayer, swaps: _Swaps, trial: _Trial) -> AttentionLayer:
+def _swap_attention(layer: AttentionLayer, swaps: _Swaps, trial: Trial) -> AttentionLayer:
     attention = _fused_attention(layer, trial)
     if attention is None:
         return layer
@@ -246,7 +136,7 @@ def _swap_attention(layer: AttentionLayer, swaps: _Swaps, trial: _Trial) -> Atte
     return dataclasses.replace(layer, module=attention)
 
 
-def _fused_attention(layer: AttentionLayer, trial: _Trial) -> FusedAttention | None:
+def _fused_attention(layer: AttentionLayer, trial: Trial) -> FusedAttention | None:
     call, attended = trial.calls.get(layer.module), trial.attended.get(layer.module)
     if call is None or attended is None or not isinstance(call.output, tuple):
         return None
@@ -255,22 +145,20 @@ def _fused_attention(layer: AttentionLayer, trial: _Trial) -> FusedAttention | N
     if rotation is None:
         return None
     for candidate in FusedAttention.candidates(layer.module, layer.shape, attended.params):
-        cache = LayerCache.allocate(
-            layer.shape, num_blocks=1, block_size=_BLOCK_SIZE, device=torch.device("cpu")
-        )
+        cache = new_cache(layer.shape)
         with torch.inference_mode():
-            projected = candidate.project(hidden_states, rotation, cache, torch.arange(_NUM_TOKENS))
+            projected = candidate.project(hidden_states, rotation, cache, torch.arange(NUM_TOKENS))
         query = torch.from_numpy(projected)[:, : attended.query[0].numel()]
         if (
             is_close(query, attended.query.flatten(1))
-            and is_close(cache.keys[0, :, :, :_NUM_TOKENS].permute(2, 0, 1), attended.key)
-            and is_close(cache.values[0, :, :_NUM_TOKENS].transpose(0, 1), attended.value)
+            and is_close(cache.keys[0, :, :, :NUM_TOKENS].permute(2, 0, 1), attended.key)
+            and is_close(cache.values[0, :, :NUM_TOKENS].transpose(0, 1), attended.value)
         ):
             return candidate
     return None
 
 
-def _fused(module: nn.Module, call: _Call | None) -> nn.Module | None:
+def _fused(module: nn.Module, call: Call | None) -> nn.Module | None:
     """Returns a norm or an MLP that computes what a module computed."""
     if call is None or not isinstance(call.output, torch.Tensor) or len(call.arguments) != 1:
         return None
@@ -281,7 +169,7 @@ def _fused(module: nn.Module, call: _Call | None) -> nn.Module | None:
     return found[0] if found else None
 
 
-def _packed(module: nn.Module, call: _Call | None) -> PackedLinear | None:
+def _packed(module: nn.Module, call: Call | None) -> PackedLinear | None:
     """Returns a linear layer, unless it was seen to compute something else."""
     if not can_pack(module):
         return None
@@ -296,33 +184,9 @@ def _rotation(embeddings: object, head_size: int) -> tuple[torch.Tensor, torch.T
     """Returns cosines and sines [1, T, P], if that is what a layer was given."""
     match embeddings:
         case (torch.Tensor() as cos, torch.Tensor() as sin) if (
-            cos.shape == sin.shape == (1, _NUM_TOKENS, cos.shape[-1])
+            cos.shape == sin.shape == (1, NUM_TOKENS, cos.shape[-1])
             and cos.shape[-1] <= head_size
             and cos.dtype == sin.dtype == torch.float32
         ):
             return cos, sin
     return None
-
-
-def is_close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Tells whether two results differ by no more than the order of their sums can explain."""
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        return False
-    largest = expected.abs().max().item()
-    return (actual - expected).abs().max().item() <= _TOLERANCE * largest
-
-
-def _layout(keep: Sequence[int] | None = None) -> StepLayout:
-    """One request of a few tokens, in one block; of some, logits are asked for."""
-    kept = None if keep is None else torch.tensor(keep)
-    return StepLayout(
-        slot_mapping=torch.arange(_NUM_TOKENS),
-        query_start_loc=torch.tensor([0, _NUM_TOKENS], dtype=torch.int32),
-        seq_lens=torch.tensor([_NUM_TOKENS], dtype=torch.int32),
-        block_tables=torch.zeros(1, 1, dtype=torch.int32),
-        tasks=torch.tensor([[0, 0, _NUM_TOKENS]], dtype=torch.int32),
-        kept=kept,
-        kept_tasks=None
-        if keep is None
-        else torch.tensor([[0, token, token + 1] for token in keep], dtype=torch.int32),
-    )

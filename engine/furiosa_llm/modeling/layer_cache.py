@@ -1,4 +1,4 @@
-"""The keys and values of one attention layer, in blocks."""
+"""The keys and values of one attention layer on a CPU, in blocks."""
 
 from __future__ import annotations
 
@@ -44,13 +44,12 @@ class LayerCache:
     block_size: int
 
     @classmethod
-    def allocate(
-        cls, shape: LayerShape, *, num_blocks: int, block_size: int, device: torch.device
-    ) -> LayerCache:
-        """Reserves the memory; on a CPU, pages are taken only as blocks are written."""
+    def allocate(cls, shape: LayerShape, *, num_blocks: int, block_size: int) -> LayerCache:
+        """Reserves the memory, whose pages are taken only as blocks are written."""
         head_span = (shape.key_size + shape.padded_value_size) * block_size
-        blocks = _zeros((num_blocks, shape.num_kv_heads, head_span), device)
-        return cls(blocks=blocks, shape=shape, block_size=block_size)
+        # Unlike torch.zeros, this leaves the pages untouched until then.
+        blocks = np.zeros((num_blocks, shape.num_kv_heads, head_span), np.float32)
+        return cls(blocks=torch.from_numpy(blocks), shape=shape, block_size=block_size)
 
     @property
     def keys(self) -> torch.Tensor:
@@ -64,10 +63,3 @@ class LayerCache:
         values = self.blocks[..., self.shape.key_size * self.block_size :]
         rows = values.view(*values.shape[:2], self.block_size, -1)
         return rows[..., : self.shape.value_size]
-
-
-def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    if device.type == "cpu":
-        # Unlike torch.zeros, this leaves the pages untouched until they are written.
-        return torch.from_numpy(np.zeros(shape, np.float32))
-    return torch.zeros(shape, device=device)

@@ -71,7 +71,6 @@ class Problem:
             shape,
             num_blocks=len(self.cache.keys),
             block_size=self.cache.block_size,
-            device=CPU,
         )
         cache = dataclasses.replace(cache, blocks=cache.blocks.double())
         cache.keys.copy_(self.cache.keys.permute(0, 2, 3, 1))
