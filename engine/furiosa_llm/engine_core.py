@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import dataclasses
 import time
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
 
-from furiosa_llm.bisection import Bisection, reason_of
 from furiosa_llm.engine_limits import EngineLimits
-from furiosa_llm.errors import EngineError, RequestTimeoutError
+from furiosa_llm.errors import RequestTimeoutError
 from furiosa_llm.execution.random_draws import stream_seed
 from furiosa_llm.output_processor import OutputProcessor
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.request import FinishReason, Request, RequestStatus, TokenizedPrompt
-from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from furiosa_llm.scheduling.scheduler import Scheduler
+from furiosa_llm.steps_in_flight import FinishedStep, StepExecutor, StepsInFlight
 from furiosa_llm.tokenization import Tokenizer
-
-_logger = logging.getLogger(__name__)
-
-
-class StepExecutor(Protocol):
-    """What runs the steps, in the order in which they are submitted."""
-
-    def submit(self, step: SchedulerOutput) -> None:
-        """Queues a step."""
-
-    def collect(self) -> StepResult:
-        """Waits for the oldest step and returns its result, or raises what the model raised.
-
-        An EngineError says that no other step will run, either.
-        """
-
-    def close(self) -> None:
-        """Ends what runs the steps."""
-
-
-@dataclass(frozen=True, slots=True)
-class _StepInFlight:
-    step: SchedulerOutput
-    schedule_seconds: float
 
 
 class EngineCore:
@@ -79,7 +50,6 @@ class EngineCore:
         """
         self.limits = limits
         self.last_steps: list[StepStats] = []
-        self._executor = executor
         self._scheduler = Scheduler(
             limits.scheduler_config,
             limits.cache_config,
@@ -87,12 +57,11 @@ class EngineCore:
             num_stages=num_stages,
             clock=time.monotonic,
         )
+        self._in_flight = StepsInFlight(executor, self._scheduler, limits)
         self._outputs = OutputProcessor(tokenizer, replica=replica)
         self._seed = seed
         self._replica = replica
         self._start_time = time.monotonic() if start_time is None else start_time
-        self._in_flight: deque[_StepInFlight] = deque()
-        self._suspects: set[int] = set()  # requests of a failed step, until they have a new token
         self._num_requests = 0
         self._num_steps = 0
 
@@ -148,8 +117,9 @@ class EngineCore:
         """Gives prompts up. No output comes for them any more; unknown ids are ignored."""
         for name in request_ids:
             if name in self._outputs:
-                for request in self._outputs.remove(name):
-                    self._suspects.discard(request.request_id)
+                requests = self._outputs.remove(name)
+                self._in_flight.clear(request.request_id for request in requests)
+                for request in requests:
                     self._scheduler.finish(request, FinishReason.CANCELLED)
 
     def step(self) -> list[RequestOutput]:
@@ -163,98 +133,40 @@ class EngineCore:
             empty list when nothing is unfinished, or when a step has to be run again.
         """
         self.last_steps = []
-        self._submit_steps()
-        if not self._in_flight:
+        self._in_flight.submit()
+        finished = self._in_flight.collect()
+        if finished is None:
             return []
-        oldest = self._in_flight.popleft()
-        result = self._collect(oldest.step)
-        if result is None:
-            return []
+        step, result = finished.step, finished.result
         has_failures = bool(result.failures)
         if has_failures:
-            result = self._scheduler.screen(oldest.step, result)
-        changed = self._scheduler.update(oldest.step, result)
+            result = self._scheduler.screen(step, result)
+        changed = self._scheduler.update(step, result)
         if has_failures:
-            self._drop_steps_in_flight()
-        self._suspects.difference_update(request.request_id for request in changed)
+            self._in_flight.drop()
+        self._in_flight.clear(request.request_id for request in changed)
         self._outputs.read_prompts(result.prompt_logprobs)
         sampled = [request for request in changed if request.error is None]
         for request in sampled:
             stop_string = self._outputs.read(request, result.logprobs.get(request.request_id))
             if stop_string is not None:
                 self._scheduler.finish(request, FinishReason.STOP, stop_string)
-        self.last_steps = [self._stats(oldest, result, num_sampled_tokens=len(sampled))]
+        self.last_steps = [self._stats(finished, num_sampled_tokens=len(sampled))]
         self._num_steps += 1
         return self._outputs.outputs(changed + self._cancel_overdue())
 
     def close(self) -> None:
         """Ends the threads that run steps."""
-        self._executor.close()
-
-    def _submit_steps(self) -> None:
-        # A step that may fail is alone, so that its parts can be run again.
-        limit = 1 if self._suspects else self.limits.scheduler_config.npu_queue_limit
-        while len(self._in_flight) < limit:
-            start = time.monotonic()
-            step = self._scheduler.schedule()
-            if not step.requests:
-                return
-            self._in_flight.append(_StepInFlight(step, time.monotonic() - start))
-            self._executor.submit(step)
-
-    def _collect(self, step: SchedulerOutput) -> StepResult | None:
-        """Waits for the oldest step; of one that fails, for the parts that do not.
-
-        Returns:
-            Its result; None if it has to be scheduled again, as steps that build on each other
-            cannot be taken apart.
-        """
-        try:
-            return self._executor.collect()
-        except EngineError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a model may raise anything
-            is_alone = self._suspects or self.limits.scheduler_config.npu_queue_limit == 1
-            if is_alone:
-                return self._run_in_parts(step, error)
-            self._suspects = {share.request_id for share in step.requests}
-        self._scheduler.drop(step)
-        self._drop_steps_in_flight()
-        return None
-
-    def _run_in_parts(self, step: SchedulerOutput, error: Exception) -> StepResult:
-        _logger.debug("step %d failed and is run in parts: %s", self._num_steps, reason_of(error))
-        self._suspects.clear()
-        bisection = Bisection(
-            step,
-            self._run,
-            block_size=self.limits.cache_config.block_size,
-            harmless_token_id=min(self.limits.model_info.eos_token_ids, default=0),
-        )
-        try:
-            return bisection.result(error)
-        except EngineError as reason:
-            raise EngineError(f"step {self._num_steps} failed: {reason}") from error
-
-    def _run(self, step: SchedulerOutput) -> StepResult:
-        self._executor.submit(step)
-        return self._executor.collect()
-
-    def _drop_steps_in_flight(self) -> None:
-        """Waits for what the device still runs, and lets it be computed again."""
-        for later in self._in_flight:
-            with contextlib.suppress(Exception):  # it may build on a step that has failed
-                self._executor.collect()
-            self._scheduler.drop(later.step)
-        self._in_flight.clear()
+        self._in_flight.close()
 
     def _cancel_overdue(self) -> list[Request]:
         """Ends every answer to a prompt that has taken longer than it may."""
         cancelled = []
         for overdue in self._scheduler.take_overdue():
             error = RequestTimeoutError(f"not answered within {overdue.timeout_seconds:g} s")
-            for request in self._outputs.unfinished_of(overdue.group_id):
-                self._suspects.discard(request.request_id)
+            requests = self._outputs.unfinished_of(overdue.group_id)
+            self._in_flight.clear(request.request_id for request in requests)
+            for request in requests:
                 self._scheduler.finish(request, FinishReason.CANCELLED, error=error)
                 cancelled.append(request)
         return cancelled
@@ -267,26 +179,14 @@ class EngineCore:
             return stream_seed(params.seed, index)
         return stream_seed(self._seed, prompt.request_id, index)
 
-    def _stats(
-        self, in_flight: _StepInFlight, result: StepResult, *, num_sampled_tokens: int
-    ) -> StepStats:
-        counts = in_flight.step.counts
+    def _stats(self, finished: FinishedStep, *, num_sampled_tokens: int) -> StepStats:
         return StepStats(
             replica=self._replica,
             step=self._num_steps,
             time_s=time.monotonic() - self._start_time,
-            num_running=counts.num_running,
-            num_waiting=counts.num_waiting,
-            num_prefill_tokens=counts.num_prefill_tokens,
-            num_decode_tokens=counts.num_decode_tokens,
-            num_recomputed_tokens=counts.num_recomputed_tokens,
-            num_cached_tokens=counts.num_cached_tokens,
             num_sampled_tokens=num_sampled_tokens,
-            num_preemptions=counts.num_preemptions,
-            num_used_blocks=counts.num_used_blocks,
-            num_free_blocks=counts.num_free_blocks,
-            num_steps_in_flight=counts.num_steps_in_flight,
-            schedule_ms=in_flight.schedule_seconds * 1e3,
-            model_ms=result.model_seconds * 1e3,
-            sample_ms=result.sample_seconds * 1e3,
+            schedule_ms=finished.schedule_seconds * 1e3,
+            model_ms=finished.result.model_seconds * 1e3,
+            sample_ms=finished.result.sample_seconds * 1e3,
+            **dataclasses.asdict(finished.step.counts),
         )

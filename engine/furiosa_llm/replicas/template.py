@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from furiosa_llm.engine_core import EngineCore, StepExecutor
+from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.execution.prepared_model import PreparedModel, prepare_model
 from furiosa_llm.execution.prepared_rank import prepare_rank
 from furiosa_llm.execution.rank_group import RankPlace, join
@@ -15,6 +15,7 @@ from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.replicas.messages import Launch
 from furiosa_llm.replicas.placement import ProcessPlace
 from furiosa_llm.replicas.ranks import RankExecutor, follow
+from furiosa_llm.steps_in_flight import StepExecutor
 from furiosa_llm.tokenization import Tokenizer
 
 
