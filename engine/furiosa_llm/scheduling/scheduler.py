@@ -18,6 +18,7 @@ from furiosa_llm.scheduling.admission import check_fits
 from furiosa_llm.scheduling.deadlines import Deadlines
 from furiosa_llm.scheduling.kv_cache_manager import KVCacheManager
 from furiosa_llm.scheduling.step_draft import StepDraft
+from furiosa_llm.scheduling.stop_conditions import ending_of
 from furiosa_llm.scheduling.waiting_room import Strategy, WaitingRoom
 
 
@@ -316,16 +317,9 @@ class Scheduler:
         request.output_token_ids.append(token_id)
         if request.costs.first_token_time is None:
             request.costs.first_token_time = now
-        params = request.sampling_params
-        if request.num_output_tokens >= params.min_tokens:
-            if token_id in self._model_info.eos_token_ids and not params.ignore_eos:
-                self._finish(request, FinishReason.STOP, None, now)
-                return
-            if token_id in params.stop_token_ids:
-                self._finish(request, FinishReason.STOP, token_id, now)
-                return
-        if request.num_output_tokens >= request.max_tokens:
-            self._finish(request, FinishReason.LENGTH, None, now)
+        ending = ending_of(request, self._model_info.eos_token_ids)
+        if ending is not None:
+            self._finish(request, ending.reason, ending.stop_reason, now)
 
     def _finish(
         self, request: Request, reason: FinishReason, stop_reason: str | int | None, now: float
@@ -344,7 +338,6 @@ class Scheduler:
         request.block_hashes = ()
 
     def _counts(self, step: StepDraft) -> StepCounts:
-        pool = self._kv_cache.pool
         return StepCounts(
             num_running=self.num_running,
             num_waiting=self.num_waiting,
@@ -354,6 +347,6 @@ class Scheduler:
             num_cached_tokens=step.num_cached_tokens,
             num_preemptions=self._num_preemptions,
             num_steps_in_flight=self._num_steps_in_flight,
-            num_used_blocks=pool.num_used_blocks,
-            num_free_blocks=pool.num_free_blocks,
+            num_used_blocks=self._kv_cache.pool.num_used_blocks,
+            num_free_blocks=self._kv_cache.pool.num_free_blocks,
         )
