@@ -30,6 +30,7 @@ from furiosa_llm.memory_limits import free_memory_bytes
 from furiosa_llm.modeling import (
     attention_kernel,
     decoder_kernel,
+    int8_rounding,
     layer_kernels,
     paged_attention,
     products,
@@ -50,6 +51,7 @@ KERNELS = (
     *layer_kernels.KERNELS,
     *products.KERNELS,
     *decoder_kernel.KERNELS,
+    *int8_rounding.KERNELS,
 )
 
 

@@ -68,12 +68,13 @@ def quantize(model: nn.Module) -> None:
     Raises:
         ModelLoadError: It has none that can.
     """
-    swaps = _Swaps(model)
-    for module in swaps.remaining():
-        if type(module) is PackedLinear:
-            swaps.put(module, Int8Linear.of_packed(module))
-    if not swaps:
+    names = [name for name, module in model.named_modules() if type(module) is PackedLinear]
+    if not names:
         raise ModelLoadError("it has no linear layer that can be computed with 8 bits")
+    for name in names:
+        linear = model.get_submodule(name)
+        assert isinstance(linear, PackedLinear)
+        model.set_submodule(name, Int8Linear.of_packed(linear))
     for module in model.modules():
         if isinstance(module, FusedDecoderLayer):
             module.take_weights()
@@ -118,9 +119,6 @@ class _Swaps:
     def remaining(self) -> Iterator[nn.Module]:
         """Modules that stand where they stood, and are part of no replacement."""
         return iter([module for module in self._model.modules() if module in self._names])
-
-    def __bool__(self) -> bool:
-        return bool(self._originals)
 
     def undo(self) -> None:
         """Puts all modules back."""

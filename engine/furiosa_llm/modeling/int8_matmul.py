@@ -7,18 +7,12 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn import functional
 
-from furiosa_llm.modeling.int8_rows import Int8Rows, padded_size
+from furiosa_llm.modeling.int8_rows import Int8Rows
 from furiosa_llm.modeling.int8_tile import (
-    GROUP,
     GROUP_WIDTH,
-    LARGEST_WEIGHT,
-    MOST_OF_A_SUM,
     STEP,
     STEP_GROUPS,
-    ZERO_POINT,
     multiply_int8_tile,
 )
 from furiosa_llm.modeling.layer_kernels import Floats
@@ -36,47 +30,6 @@ class Int8Weights(NamedTuple):
     bias: Floats  # [P * W]
 
 
-def round_weight(weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Weights:
-    """Rounds a weight [O, I], with one factor for each output.
-
-    A factor is as small as it can be without that a sum of the tile leaves its bits.
-    """
-    num_outputs, num_inputs = weight.shape
-    num_panels = -(-num_outputs // PANEL_WIDTH)
-    num_groups = padded_size(num_inputs) // GROUP
-    num_padded = num_panels * PANEL_WIDTH
-    factors = weight.abs().amax(dim=1) / LARGEST_WEIGHT
-    if MOST_OF_A_SUM is not None:
-        most = MOST_OF_A_SUM - 2  # rounding adds up to a half to each of four weights
-        factors = torch.maximum(factors, _largest_sums(weight) / most)
-    factors = factors.clamp(min=torch.finfo(torch.float32).tiny)
-    numbers = np.zeros((num_padded, num_groups * GROUP), np.int8)
-    numbers[:num_outputs, :num_inputs] = (weight / factors[:, None]).round_().numpy()
-    panels = numbers.reshape(num_panels, PANEL_WIDTH, num_groups, GROUP).transpose(0, 2, 1, 3)
-    return Int8Weights(
-        packed=np.ascontiguousarray(panels).reshape(-1),
-        initial=-ZERO_POINT * numbers.sum(axis=1, dtype=np.int32),
-        factors=_padded(factors.numpy(), num_padded),
-        bias=_padded(np.zeros(0, np.float32) if bias is None else bias.numpy(), num_padded),
-    )
-
-
-def _largest_sums(weight: torch.Tensor) -> torch.Tensor:
-    """Returns for each output the largest sum of one sign that the tile holds in 16 bits, [O]."""
-    num_outputs, num_inputs = weight.shape
-    padded = functional.pad(weight, (0, padded_size(num_inputs) - num_inputs))
-    # Of each group of inputs in a step, a sum has the first two or the last two.
-    terms = padded.reshape(num_outputs, -1, STEP_GROUPS, GROUP // 2, 2)
-    sums = [sign.clamp(min=0).sum(dim=(2, 4)) for sign in (terms, -terms)]
-    return torch.maximum(*sums).amax(dim=(1, 2))
-
-
-def _padded(values: Floats, size: int) -> Floats:
-    padded = np.zeros(size, np.float32)
-    padded[: len(values)] = values
-    return padded
-
-
 @numba.njit(nogil=True)
 def multiply_int8(
     rows: Int8Rows, weights: Int8Weights, output: Floats, panels: tuple[int, int]
@@ -85,7 +38,7 @@ def multiply_int8(
 
     Args:
         rows: The activations.
-        weights: See `round_weight`.
+        weights: See `round_weights`.
         output: [T, O].
         panels: The first one to write, and the one after the last.
     """

@@ -47,13 +47,6 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> FloatWeights:
     return FloatWeights(panels.reshape(-1), padded)
 
 
-def unpack(weights: FloatWeights, num_outputs: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the weight [O, I] and the bias [O] again."""
-    panels = weights.packed.reshape(weights.bias.size // PANEL_WIDTH, -1, PANEL_WIDTH)
-    weight = panels.transpose(0, 2, 1).reshape(weights.bias.size, -1)[:num_outputs]
-    return torch.from_numpy(weight), torch.from_numpy(weights.bias[:num_outputs])
-
-
 @numba.njit(nogil=True)
 def multiply_floats(
     inputs: Floats, weights: FloatWeights, output: Floats, panels: tuple[int, int]

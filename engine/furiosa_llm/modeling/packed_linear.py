@@ -11,10 +11,10 @@ from transformers.pytorch_utils import Conv1D
 
 from furiosa_llm.modeling import products
 from furiosa_llm.modeling.core_threads import CoreThreads
-from furiosa_llm.modeling.int8_matmul import round_weight
+from furiosa_llm.modeling.int8_rounding import round_weights
 from furiosa_llm.modeling.int8_rows import empty_rows
 from furiosa_llm.modeling.layer_kernels import Floats
-from furiosa_llm.modeling.matmul_kernel import FloatWeights, pack, unpack
+from furiosa_llm.modeling.matmul_kernel import FloatWeights, pack
 from furiosa_llm.modeling.products import Rows, Weights
 
 
@@ -30,23 +30,21 @@ class PackedLinear(nn.Module):
 
     weights: Weights
 
-    def __init__(
-        self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
-    ) -> None:
-        """Packs weights [O, I] one below the other; biases [O], or None."""
+    def __init__(self, weights: Weights, *, in_features: int, out_features: int) -> None:
+        """Takes packed weights; the last panel may have more outputs than the layer."""
         super().__init__()
-        weight = torch.cat(list(weights))
-        self.out_features, self.in_features = weight.shape
-        self.weights = self._pack(weight, joined_bias(weights, biases))
+        self.weights = weights
+        self.in_features, self.out_features = in_features, out_features
         self.threads = CoreThreads(1)
 
     @classmethod
     def of(cls, *linears: nn.Module) -> Self:
         """Packs layers that are given the same input into one, their outputs side by side."""
-        return cls(
-            [weight_of(linear) for linear in linears],
-            [linear.bias for linear in linears],  # type: ignore[misc]
-        )
+        weights = [weight_of(linear) for linear in linears]
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        biases = [linear.bias for linear in linears]
+        packed = pack(weight, joined_bias(weights, biases))  # type: ignore[arg-type]
+        return cls(packed, in_features=weight.shape[1], out_features=weight.shape[0])
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[*, I] -> [*, O]."""
@@ -66,10 +64,6 @@ class PackedLinear(nn.Module):
         """What `print(model)` shows of it."""
         return f"{self.in_features}, {self.out_features}"
 
-    @staticmethod
-    def _pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Weights:
-        return pack(weight, bias)
-
     def _rows(self, inputs: Floats) -> Rows:
         """Returns [T, I] as the product takes them."""
         return inputs
@@ -79,14 +73,19 @@ class Int8Linear(PackedLinear):
     """The same, of rounded x and W: 8 bits for each number."""
 
     @classmethod
+    def of(cls, *linears: nn.Module) -> Self:
+        """Rounds the weights of layers that are given the same input."""
+        return cls.of_packed(PackedLinear.of(*linears))
+
+    @classmethod
     def of_packed(cls, linear: PackedLinear) -> Self:
         """Rounds the weights of a layer that is packed already."""
         assert isinstance(linear.weights, FloatWeights)
-        return cls(*([part] for part in unpack(linear.weights, linear.out_features)))
-
-    @staticmethod
-    def _pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Weights:
-        return round_weight(weight, bias)
+        return cls(
+            round_weights(linear.weights),
+            in_features=linear.in_features,
+            out_features=linear.out_features,
+        )
 
     def _rows(self, inputs: Floats) -> Rows:
         rows = empty_rows(*inputs.shape)
