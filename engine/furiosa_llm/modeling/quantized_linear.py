@@ -1,4 +1,4 @@
-"""Linear layers of 8 bits for a GPU, through torch's own kernels.
+"""Linear layers of 8 bits, or fewer, for a GPU, through torch's own kernels.
 
 Written and tested on a CPU, where torch has the same operations; not yet measured on a GPU.
 """
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.modeling.int4_linear import Int4WeightLinear
 from furiosa_llm.modeling.joined_linear import agrees, few_rows
 from furiosa_llm.modeling.tensor_linear import bias_of
 
@@ -20,7 +21,6 @@ _FP8 = torch.float8_e4m3fn
 _LARGEST_FP8 = torch.finfo(_FP8).max
 _LARGEST_INT8 = 127
 _SMALLEST_SCALE = 1e-12
-_TOLERANCE = 0.1  # of the norm of what the layer computes; 3 bits of mantissa give about 0.03
 
 
 class Fp8Linear(nn.Module):
@@ -76,7 +76,9 @@ class Int8WeightLinear(nn.Module):
         return output if self.bias is None else output + self.bias
 
 
-_KINDS = {"fp8": Fp8Linear, "int8": Int8WeightLinear}
+_KINDS = {"fp8": Fp8Linear, "int8": Int8WeightLinear, "int4": Int4WeightLinear}
+# Of the norm of what a layer computes: 3 bits of mantissa give about 0.03, 4 bits in all 0.08.
+_TOLERANCES = {"fp8": 0.1, "int8": 0.1, "int4": 0.2}
 
 
 def quantize_linears(model: nn.Module, quantization: str) -> int:
@@ -86,7 +88,7 @@ def quantize_linears(model: nn.Module, quantization: str) -> int:
 
     Args:
         model: On the device where it is to run.
-        quantization: `fp8`, weights and activations, or `int8`, weights alone.
+        quantization: `fp8`, weights and activations; `int8` or `int4`, weights alone.
 
     Returns:
         How many were replaced.
@@ -122,7 +124,7 @@ def quantize_linears(model: nn.Module, quantization: str) -> int:
 
 @torch.inference_mode()
 def _replacement(linear: nn.Linear, quantization: str) -> nn.Module | None:
-    """Returns a layer of 8 bits, if it computes about the same of a few rows."""
+    """Returns a layer of rounded weights, if it computes about the same of a few rows."""
     rows = few_rows(linear)
     expected = linear(rows)
     try:
@@ -131,7 +133,7 @@ def _replacement(linear: nn.Linear, quantization: str) -> nn.Module | None:
     except (RuntimeError, ValueError, NotImplementedError) as error:
         _logger.info("a layer of %s is not quantised: %s", tuple(linear.weight.shape), error)
         return None
-    return replacement if agrees(actual, expected, tolerance=_TOLERANCE) else None
+    return replacement if agrees(actual, expected, tolerance=_TOLERANCES[quantization]) else None
 
 
 def _round_to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from furiosa_llm.modeling.int4_linear import Int4WeightLinear
 from furiosa_llm.modeling.joined_projections import (
     JoinedProjection,
     ProjectionPart,
@@ -207,7 +208,10 @@ def test_a_module_that_does_not_fit_is_left_alone(kind: type[Attention], is_join
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize(("quantization", "kind"), [("fp8", Fp8Linear), ("int8", Int8WeightLinear)])
+@pytest.mark.parametrize(
+    ("quantization", "kind"),
+    [("fp8", Fp8Linear), ("int8", Int8WeightLinear), ("int4", Int4WeightLinear)],
+)
 def test_joined_projections_can_be_quantised(
     quantization: str, kind: type[nn.Module], checkpoint: Callable[[str], Path]
 ) -> None:
