@@ -78,6 +78,7 @@ JOBS = (
     Job(name="small, transformers", shape=_SMALL, peer=True),
     Job(name="large", shape=_LARGE, options=("--steps",)),
     Job(name="large, FP8", shape=_LARGE, options=("--set", "quantization=fp8")),
+    Job(name="large, int4", shape=_LARGE, options=("--set", "quantization=int4")),
 )
 _REQUESTS = "1,024 requests, 128-512 in, 64-256 out"
 ROWS = (
@@ -122,12 +123,15 @@ ROWS = (
         figure="output_tokens_per_second",
         unit="output tokens/s",
     ),
-    Row(
-        label=f"{_LARGE}, {_REQUESTS}, FP8",
-        job="large, FP8",
-        part="requests",
-        figure="output_tokens_per_second",
-        unit="output tokens/s",
+    *(
+        Row(
+            label=f"{_LARGE}, {_REQUESTS}, {precision}",
+            job=f"large, {precision}",
+            part="requests",
+            figure="output_tokens_per_second",
+            unit="output tokens/s",
+        )
+        for precision in ("FP8", "int4")
     ),
     Row(
         label=f"{_NANO}, nano-vllm's 256 requests, 100-1,024 in and out",

@@ -42,6 +42,7 @@ NUM_PREFILLED, PREFILL_LENGTH = 8, 1024
 _NUM_STEPS = 30
 _WARM_UP_SHARE = 16
 _GREEDY = SamplingInputs(params=SamplingParams(temperature=0), seed=0, position=0)
+_WEIGHT_BYTES = {None: 2, "fp8": 1, "int8": 1, "int4": 0.625}  # with the scales of groups
 _SETTINGS = ("dtype=bfloat16", "max_num_batched_tokens=8192", "max_num_seqs=256")
 
 
@@ -152,11 +153,10 @@ def load(
     """Loads a checkpoint as `furiosa-llm run` does, in this process."""
     args = engine_args(str(path), (f"devices={device}", *settings))
     model = prepare_model(args, device=device)
-    weight_bytes = 1 if args.quantization else 2
     return MeasuredEngine(
         model=model,
         runner=model.make_runner(),
-        cost=ModelCost.of(config_of(path), weight_bytes=weight_bytes),
+        cost=ModelCost.of(config_of(path), weight_bytes=_WEIGHT_BYTES[args.quantization]),
         limits=limits,
     )
 

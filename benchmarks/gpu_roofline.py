@@ -27,11 +27,11 @@ class ModelCost:
     head_weights: int
     kv_numbers: int
     attention_flops: int
-    weight_bytes: int = 2
+    weight_bytes: float = 2
     item_bytes: int = 2
 
     @classmethod
-    def of(cls, config: Mapping[str, int], *, weight_bytes: int = 2) -> ModelCost:
+    def of(cls, config: Mapping[str, int], *, weight_bytes: float = 2) -> ModelCost:
         """Takes a checkpoint's `config.json`."""
         num_layers, num_heads = config["num_hidden_layers"], config["num_attention_heads"]
         head_size = config.get("head_dim") or config["hidden_size"] // num_heads
@@ -43,7 +43,7 @@ class ModelCost:
             weight_bytes=weight_bytes,
         )
 
-    def step_bytes(self, *, num_cached_tokens: int) -> int:
+    def step_bytes(self, *, num_cached_tokens: int) -> float:
         """Returns what a step reads: all weights once, keys and values of all tokens."""
         weights = self.layer_weights * self.weight_bytes + self.head_weights * self.item_bytes
         return weights + self.kv_numbers * num_cached_tokens * self.item_bytes

@@ -20,7 +20,7 @@ from furiosa_llm.options import (
 )
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTIZATIONS = ("int8", "fp8")
+QUANTIZATIONS = ("int8", "fp8", "int4")
 TOKENIZER_MODES = ("auto", "slow")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_MAX_NUM_SEQS = 256
@@ -78,7 +78,8 @@ class EngineArgs:
     quantization: str | None = option(
         "int8: linear layers with weights and activations of 8 bits and all else in float32 on a "
         "CPU, with weights alone of 8 bits on a GPU; fp8: with weights and activations of 8 bits "
-        "on a GPU; the artifact's, else none, if not given.",
+        "on a GPU; int4: with weights alone of 4 bits on a GPU; the artifact's, else none, if not "
+        "given.",
         parse=parse_optional(str),
         default=None,
         choices=QUANTIZATIONS,

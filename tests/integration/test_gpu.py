@@ -47,7 +47,7 @@ def answers(path: Path, params: SamplingParams, **options: Any) -> list[list[int
         engine.shutdown()
 
 
-@pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma2", "GptOss"])
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "Gemma2", "GptOss"])
 @pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
 def test_a_gpu_says_in_float32_what_a_cpu_says(
     name: str, params: SamplingParams, checkpoint: Callable[[str], Path]
@@ -95,8 +95,8 @@ def test_a_kernel_is_found_to_agree_on_this_gpu(
     torch.testing.assert_close(output, expected, rtol=2e-2, atol=5e-3)
 
 
-@pytest.mark.parametrize("quantization", ["fp8", "int8"])
-def test_linear_layers_of_8_bits_have_kernels(quantization: str) -> None:
+@pytest.mark.parametrize("quantization", ["fp8", "int8", "int4"])
+def test_rounded_linear_layers_have_kernels(quantization: str) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(512, 256), torch.nn.Linear(256, 512))
 
     assert quantize_linears(model.to(GPU, torch.bfloat16), quantization) == 2

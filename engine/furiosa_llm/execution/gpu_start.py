@@ -18,8 +18,32 @@ from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape, defau
 from furiosa_llm.execution.gpu_device import GpuDevice
 from furiosa_llm.execution.step_queue import StepRunner
 from furiosa_llm.execution.token_caches import block_bytes
+from furiosa_llm.modeling.joined_mlp import join_mlps
+from furiosa_llm.modeling.joined_projections import join_projections
 from furiosa_llm.modeling.loader import LoadedModel
+from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_config import SchedulerConfig
+from furiosa_llm.scheduler_output import (
+    NO_COUNTS,
+    SamplingInputs,
+    ScheduledRequest,
+    SchedulerOutput,
+)
+
+_FEW_TOKENS = SchedulerOutput(
+    requests=(
+        ScheduledRequest(
+            request_id=0,
+            token_ids=(3, 4, 5, 6),
+            start_position=0,
+            block_ids=(0,),
+            sampling=SamplingInputs(
+                params=SamplingParams(temperature=0.0, max_tokens=1), seed=0, position=0
+            ),
+        ),
+    ),
+    counts=NO_COUNTS,
+)
 
 
 def move_to_gpu(model: torch.nn.Module, gpu: GpuDevice) -> None:
@@ -37,6 +61,17 @@ def move_to_gpu(model: torch.nn.Module, gpu: GpuDevice) -> None:
             f"the weights do not fit in the memory of {gpu.device}, where other programs may have "
             "taken some meanwhile; free some, or give more GPUs with --tensor-parallel-size"
         ) from error
+
+
+def join_linears(loaded: LoadedModel, make_trial_runner: Callable[[], StepRunner]) -> None:
+    """Lets linear layers of one input be one product, where trials agree.
+
+    Args:
+        loaded: The model, on the GPU.
+        make_trial_runner: Makes what runs the model with a cache of one block.
+    """
+    join_mlps(loaded.model)
+    join_projections(loaded.layers, lambda: make_trial_runner().execute(_FEW_TOKENS))
 
 
 def choose_num_blocks(

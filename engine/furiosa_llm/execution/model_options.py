@@ -9,6 +9,7 @@ from furiosa_llm.errors import ConfigError
 from furiosa_llm.modeling.loader import LoadedModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_ON_GPUS_ALONE = ("fp8", "int4")
 
 
 def refuse_unserved_options(args: EngineArgs, device: torch.device, *, is_split: bool) -> None:
@@ -27,9 +28,10 @@ def refuse_unserved_options(args: EngineArgs, device: torch.device, *, is_split:
             f"gpu_memory_utilization ({args.gpu_memory_utilization}) is for GPUs, and the model "
             "runs on a CPU; leave it out, and give --paged-attention-num-blocks to limit the cache"
         )
-    if device.type == "cpu" and args.quantization == "fp8":
+    if device.type == "cpu" and args.quantization in _ON_GPUS_ALONE:
         raise ConfigError(
-            "quantization fp8 is for GPUs, and the model runs on a CPU; give int8, or leave it out"
+            f"quantization {args.quantization} is for GPUs, and the model runs on a CPU; give "
+            "int8, or leave it out"
         )
     if is_split and args.quantization is not None:
         raise ConfigError(

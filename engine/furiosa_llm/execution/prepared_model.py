@@ -38,7 +38,6 @@ from furiosa_llm.modeling import (
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fusion import use_threads
-from furiosa_llm.modeling.joined_mlp import join_mlps
 from furiosa_llm.modeling.kernel_cache import keep_compiled
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
@@ -239,16 +238,17 @@ def prepare_on_gpu(
     """
     max_model_len = choose_max_model_len(args, loaded)
     gpu_start.move_to_gpu(loaded.model, gpu)
-    join_mlps(loaded.model)
-    if args.quantization is not None:
-        quantize_linears(loaded.model, args.quantization)
     place = functools.partial(
         PreparedModel.of, args, loaded, max_model_len=max_model_len, device=gpu.device, gpu=gpu
     )
+    make_trial_runner = place(num_blocks=1).make_runner
+    gpu_start.join_linears(loaded, make_trial_runner)
+    if args.quantization is not None:
+        quantize_linears(loaded.model, args.quantization)
     num_blocks = gpu_start.choose_num_blocks(
         args,
         loaded,
-        place(num_blocks=1).make_runner,
+        make_trial_runner,
         max_model_len=max_model_len,
         gpu=gpu,
         is_alone=is_alone,

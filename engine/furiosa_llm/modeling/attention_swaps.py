@@ -127,7 +127,7 @@ def _falcon(module: Any, config: PretrainedConfig) -> Callable[..., _Attended]:
 def _xglm(module: Any, config: PretrainedConfig) -> Callable[..., _Attended]:
     """`forward` of XGLM."""
     attention = _Attention(module, config, float(module.scaling))
-    project = _projections((module.q_proj, module.k_proj, module.v_proj), module.head_dim)
+    project = _projections(module, ("q_proj", "k_proj", "v_proj"), module.head_dim)
 
     def forward(
         hidden_states: torch.Tensor, *, attention_mask: torch.Tensor | None, **_: object
@@ -142,7 +142,7 @@ def _bert(module: Any, config: PretrainedConfig) -> Callable[..., _Attended]:
     """`forward` of the self-attention in BERTs that are decoders."""
     head_size = module.attention_head_size
     attention = _Attention(module, config, head_size**-0.5)
-    project = _projections((module.query, module.key, module.value), head_size)
+    project = _projections(module, ("query", "key", "value"), head_size)
 
     def forward(
         hidden_states: torch.Tensor, *, attention_mask: torch.Tensor | None, **_: object
@@ -153,12 +153,12 @@ def _bert(module: Any, config: PretrainedConfig) -> Callable[..., _Attended]:
 
 
 def _projections(
-    linears: tuple[Any, Any, Any], head_size: int
+    module: Any, names: tuple[str, str, str], head_size: int
 ) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     def project(hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         query, key, value = (
-            linear(hidden_states).unflatten(-1, (-1, head_size)).transpose(1, 2)
-            for linear in linears
+            getattr(module, name)(hidden_states).unflatten(-1, (-1, head_size)).transpose(1, 2)
+            for name in names
         )
         return query, key, value
 

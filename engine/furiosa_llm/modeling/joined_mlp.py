@@ -7,12 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from furiosa_llm.modeling.tensor_linear import bias_of, make_linear
+from furiosa_llm.modeling.joined_linear import agrees, few_rows, join_linears, joinable_linears
 
 _CHILDREN = frozenset({"gate_proj", "up_proj", "down_proj", "act_fn"})
-_LINEARS = ("gate_proj", "up_proj", "down_proj")
-_NUM_TRIED_ROWS = 4
-_TOLERANCE = 1e-2  # of the norm: sums in another order, of bfloat16
 
 
 class JoinedMlp(nn.Module):
@@ -27,9 +24,7 @@ class JoinedMlp(nn.Module):
     ) -> None:
         """Copies the weights of gate and up; those of down are shared."""
         super().__init__()
-        biases = [bias for bias in (bias_of(gate), bias_of(up)) if bias is not None]
-        weight = torch.cat([gate.weight.detach(), up.weight.detach()])
-        self.gate_up_proj = make_linear(weight, torch.cat(biases) if biases else None)
+        self.gate_up_proj = join_linears([gate, up])
         self.down_proj = down
         self.activation = activation
 
@@ -45,14 +40,14 @@ def join_mlps(model: nn.Module) -> int:
 
     One whose replacement says something else about a few rows stays as it is.
     """
-    found = {
-        name: module
+    found = [
+        name
         for name, module in model.named_modules()
         if dict(module.named_children()).keys() == _CHILDREN
-    }
+    ]
     num_joined = 0
-    for name, module in found.items():
-        joined = _joined(module)
+    for name in found:  # by name, so that weights are given back one module after the other
+        joined = _joined(model.get_submodule(name))
         if joined is not None:
             model.set_submodule(name, joined)
             num_joined += 1
@@ -61,19 +56,16 @@ def join_mlps(model: nn.Module) -> int:
 
 @torch.inference_mode()
 def _joined(module: nn.Module) -> JoinedMlp | None:
-    linears = [module.get_submodule(name) for name in _LINEARS]
-    plain = [linear for linear in linears if type(linear) is nn.Linear]
-    if len(plain) < len(_LINEARS):
+    pair = joinable_linears(module, ("gate_proj", "up_proj"))
+    down = module.get_submodule("down_proj")
+    if pair is None or type(down) is not nn.Linear:
         return None
-    gate, up, down = plain
-    if gate.weight.shape != up.weight.shape or (bias_of(gate) is None) != (bias_of(up) is None):
+    gate, up = pair
+    if gate.out_features != up.out_features:
         return None
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(_NUM_TRIED_ROWS, gate.in_features, generator=generator)
-    rows = drawn.to(device=gate.weight.device, dtype=gate.weight.dtype)
+    rows = few_rows(gate)
     joined = JoinedMlp(gate, up, down, module.get_submodule("act_fn"))
     expected = module(rows)
     if not isinstance(expected, torch.Tensor):
         return None
-    difference = (joined(rows) - expected).float().norm()
-    return joined if difference <= _TOLERANCE * expected.float().norm() else None
+    return joined if agrees(joined(rows), expected) else None

@@ -1,4 +1,4 @@
-"""Linear layers of 8 bits for a GPU, through torch's own kernels.
+"""Linear layers of 8 bits, or fewer, for a GPU, through torch's own kernels.
 
 Written and tested on a CPU, where torch has the same operations; not yet measured on a GPU.
 """
@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from furiosa_llm.errors import ModelLoadError
+from furiosa_llm.modeling.int4_linear import Int4WeightLinear
+from furiosa_llm.modeling.joined_linear import agrees, few_rows
 from furiosa_llm.modeling.tensor_linear import bias_of
 
 _logger = logging.getLogger(__name__)
@@ -19,8 +21,6 @@ _FP8 = torch.float8_e4m3fn
 _LARGEST_FP8 = torch.finfo(_FP8).max
 _LARGEST_INT8 = 127
 _SMALLEST_SCALE = 1e-12
-_NUM_TRIED_ROWS = 4
-_TOLERANCE = 0.1  # of the norm of what the layer computes; 3 bits of mantissa give about 0.03
 
 
 class Fp8Linear(nn.Module):
@@ -76,7 +76,9 @@ class Int8WeightLinear(nn.Module):
         return output if self.bias is None else output + self.bias
 
 
-_KINDS = {"fp8": Fp8Linear, "int8": Int8WeightLinear}
+_KINDS = {"fp8": Fp8Linear, "int8": Int8WeightLinear, "int4": Int4WeightLinear}
+# Of the norm of what a layer computes: 3 bits of mantissa give about 0.03, 4 bits in all 0.08.
+_TOLERANCES = {"fp8": 0.1, "int8": 0.1, "int4": 0.2}
 
 
 def quantize_linears(model: nn.Module, quantization: str) -> int:
@@ -86,7 +88,7 @@ def quantize_linears(model: nn.Module, quantization: str) -> int:
 
     Args:
         model: On the device where it is to run.
-        quantization: `fp8`, weights and activations, or `int8`, weights alone.
+        quantization: `fp8`, weights and activations; `int8` or `int4`, weights alone.
 
     Returns:
         How many were replaced.
@@ -95,13 +97,15 @@ def quantize_linears(model: nn.Module, quantization: str) -> int:
         ModelLoadError: None can be.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    linears = {
-        name: module
+    names = [
+        name
         for name, module in model.named_modules()
         if type(module) is nn.Linear and module is not head
-    }
+    ]
     num_replaced = 0
-    for name, linear in linears.items():
+    for name in names:  # not by module, so that weights are given back one after the other
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
         replacement = _replacement(linear, quantization)
         if replacement is not None:
             model.set_submodule(name, replacement)
@@ -111,19 +115,17 @@ def quantize_linears(model: nn.Module, quantization: str) -> int:
             f"{type(model).__name__} cannot be quantised to {quantization}: it has no linear layer "
             "that can be computed so on this device"
         )
-    if num_replaced < len(linears):
+    if num_replaced < len(names):
         _logger.warning(
-            "%d of %d linear layers are not quantised", len(linears) - num_replaced, len(linears)
+            "%d of %d linear layers are not quantised", len(names) - num_replaced, len(names)
         )
     return num_replaced
 
 
 @torch.inference_mode()
 def _replacement(linear: nn.Linear, quantization: str) -> nn.Module | None:
-    """Returns a layer of 8 bits, if it computes about the same of a few rows."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(_NUM_TRIED_ROWS, linear.in_features, generator=generator)
-    rows = drawn.to(device=linear.weight.device, dtype=linear.weight.dtype)
+    """Returns a layer of rounded weights, if it computes about the same of a few rows."""
+    rows = few_rows(linear)
     expected = linear(rows)
     try:
         replacement = _KINDS[quantization](linear)
@@ -131,8 +133,7 @@ def _replacement(linear: nn.Linear, quantization: str) -> nn.Module | None:
     except (RuntimeError, ValueError, NotImplementedError) as error:
         _logger.info("a layer of %s is not quantised: %s", tuple(linear.weight.shape), error)
         return None
-    difference = (actual - expected).float().norm()
-    return replacement if difference <= _TOLERANCE * expected.float().norm() else None
+    return replacement if agrees(actual, expected, tolerance=_TOLERANCES[quantization]) else None
 
 
 def _round_to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

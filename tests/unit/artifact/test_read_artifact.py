@@ -137,7 +137,7 @@ def test_a_wrong_value_in_artifact_json_is_named(
         ({"max_num_seqs": -3}, "max_num_seqs must be at least 1, got -3"),
         ({"spare_blocks_ratio": 1}, "spare_blocks_ratio must be in [0, 1), got 1"),
         ({"dtype": "int4"}, "dtype must be one of auto, float32, bfloat16, float16, got 'int4'"),
-        ({"quantization": "int4"}, "quantization must be one of int8, fp8, got 'int4'"),
+        ({"quantization": "int2"}, "quantization must be one of int8, fp8, int4, got 'int2'"),
         ({"prefill_buckets": 4}, "prefill_buckets must be a list, got 4"),
         ({"prefill_buckets": [[4]]}, "prefill_buckets must hold [batch, length], got [4]"),
         ({"decode_buckets": [[4, "8"]]}, "decode_buckets must hold [batch, length], got [4, '8']"),

@@ -61,10 +61,11 @@ def answer(model: PreparedModel) -> list[list[int]]:
     return answer_all(core, PROMPTS, GREEDY)
 
 
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "GPTNeo", "Whisper", "Phi3"])
 def test_a_prepared_model_fills_the_memory_and_answers_with_graphs(
-    checkpoint: Callable[[str], Path],
+    name: str, checkpoint: Callable[[str], Path]
 ) -> None:
-    path, recording = checkpoint("Llama"), Recording()
+    path, recording = checkpoint(name), Recording()
 
     model = prepare(path, recording)
 
@@ -82,7 +83,10 @@ def test_blocks_that_do_not_fit_are_refused(checkpoint: Callable[[str], Path]) -
         prepare(checkpoint("Llama"), Recording(), paged_attention_num_blocks=100_000)
 
 
-def test_a_quantised_model_is_prepared_as_well(checkpoint: Callable[[str], Path]) -> None:
-    model = prepare(checkpoint("Llama"), Recording(), quantization="int8")
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_quantised_model_is_prepared_as_well(
+    quantization: str, checkpoint: Callable[[str], Path]
+) -> None:
+    model = prepare(checkpoint("Llama"), Recording(), quantization=quantization)
 
     assert [len(tokens) for tokens in answer(model)] == [12, 12, 12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,19 @@ def test_a_model_says_the_same_with_joined_mlps(
 
     torch.testing.assert_close(actual, expected)
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
+
+
+def test_weights_are_given_back_layer_by_layer(checkpoint: Callable[[str], Path]) -> None:
+    model = load_model(str(checkpoint("Llama")), dtype=torch.float32).model
+    first, second = (model.get_submodule(f"model.layers.{index}.mlp") for index in (0, 1))
+    weight = weakref.ref(first.get_submodule("gate_proj").weight)
+    alive_before_second: list[bool] = []
+    second.register_forward_pre_hook(lambda *_: alive_before_second.append(weight() is not None))
+    del first
+
+    join_mlps(model)
+
+    assert alive_before_second == [False]
 
 
 class _Odd(nn.Module):

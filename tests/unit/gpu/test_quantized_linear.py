@@ -1,4 +1,4 @@
-"""Linear layers of 8 bits for a GPU, by torch's operations on a CPU."""
+"""Linear layers of 8 and 4 bits for a GPU, by torch's operations on a CPU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError, ModelLoadError
 from furiosa_llm.execution.model_options import dtype_of, refuse_unserved_options
+from furiosa_llm.modeling.int4_linear import Int4WeightLinear
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.quantized_linear import Fp8Linear, Int8WeightLinear, quantize_linears
 from tests.unit.gpu.host_waits import HostWaits
@@ -26,7 +27,10 @@ def make_linear(num_inputs: int = 64, num_outputs: int = 48, *, bias: bool = Tru
     return nn.Linear(num_inputs, num_outputs, bias=bias).to(torch.bfloat16)
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [(Fp8Linear, 0.05), (Int8WeightLinear, 0.02)])
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [(Fp8Linear, 0.05), (Int8WeightLinear, 0.02), (Int4WeightLinear, 0.1)],
+)
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_computes_about_what_it_was_made_from(
     kind: type[nn.Module], tolerance: float, bias: bool
@@ -50,18 +54,50 @@ def test_a_layer_computes_about_what_it_was_made_from(
     assert waits.names == []
 
 
-@pytest.mark.parametrize("kind", [Fp8Linear, Int8WeightLinear])
-def test_weights_take_a_byte_each(kind: type[nn.Module]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "num_bits"), [(Fp8Linear, 8), (Int8WeightLinear, 8), (Int4WeightLinear, 4)]
+)
+def test_weights_take_so_many_bits_each(kind: type[nn.Module], num_bits: int) -> None:
     layer = kind(make_linear(bias=False))
 
     (weight,) = [buffer for name, buffer in layer.named_buffers() if name == "weight"]
-    assert weight.nbytes == 64 * 48
+    assert weight.nbytes * 8 == 64 * 48 * num_bits
     assert not list(layer.parameters())
 
 
-@pytest.mark.parametrize("quantization", ["fp8", "int8"])
-def test_a_model_of_8_bits_says_about_the_same(
-    quantization: str, checkpoint: Callable[[str], Path]
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_4_bits_are_no_more_than_half_a_step_off(dtype: torch.dtype) -> None:
+    linear = make_linear(96, 32, bias=False)
+    linear.weight[0, :32] = 0.5  # a group of one number
+    linear.weight[1, :32] = 0
+    linear.weight[2, 40] = 3  # the largest one of its group by far
+    layer = Int4WeightLinear(linear.to(dtype))
+
+    weight = layer(torch.eye(96, dtype=dtype)).t()
+
+    groups = linear.weight.float().view(32, -1, 32)
+    steps = (groups.amax(-1) - groups.amin(-1)) / 15
+    errors = (weight.float().reshape(32, -1, 32) - groups).abs()
+    rounding = 2**-8 * groups.abs().amax(-1)  # of bfloat16
+    assert weight.dtype == dtype
+    assert (errors <= (steps / 2 + rounding)[..., None]).all()
+
+
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(48, 32), (64, 24)])
+def test_sizes_that_the_kernel_of_4_bits_does_not_know_are_left(
+    num_inputs: int, num_outputs: int
+) -> None:
+    odd = make_linear(num_inputs, num_outputs, bias=False)
+    model = nn.Sequential(odd, make_linear(64, 48))
+
+    assert quantize_linears(model, "int4") == 1
+    assert model[0] is odd
+
+
+@pytest.mark.parametrize(("quantization", "most"), [("fp8", 0.2), ("int8", 0.2), ("int4", 1.0)])
+def test_a_quantised_model_says_about_the_same(
+    quantization: str, most: float, checkpoint: Callable[[str], Path]
 ) -> None:
     model = load_model(str(checkpoint("Llama")), dtype=torch.bfloat16).model
     model.set_attn_implementation("sdpa")
@@ -76,7 +112,7 @@ def test_a_model_of_8_bits_says_about_the_same(
     assert type(model.get_output_embeddings()) is nn.Linear
     assert model.dtype == torch.bfloat16
     divergence = (expected.exp() * (expected - actual)).sum(-1).mean()
-    assert 0 < divergence < 0.2
+    assert 0 < divergence < most
 
 
 class _NoSuchKernel(nn.Linear):
@@ -103,11 +139,14 @@ def test_what_cannot_be_quantised_is_left_or_refused(
     assert "1 of 2 linear layers are not quantised" in caplog.text
 
 
-def test_fp8_is_for_gpus_and_whole_models() -> None:
-    args = EngineArgs(model="m", quantization="fp8")
+@pytest.mark.parametrize("quantization", ["fp8", "int4"])
+def test_some_are_for_gpus_and_all_for_whole_models(quantization: str) -> None:
+    args = EngineArgs(model="m", quantization=quantization)
 
     refuse_unserved_options(args, GPU, is_split=False)
-    with pytest.raises(ConfigError, match=r"quantization fp8 is for GPUs, .* give int8"):
+    with pytest.raises(
+        ConfigError, match=rf"quantization {quantization} is for GPUs, .* give int8"
+    ):
         refuse_unserved_options(args, CPU, is_split=False)
     with pytest.raises(ConfigError, match="quantization is not supported with a model that is spl"):
         refuse_unserved_options(args, GPU, is_split=True)
