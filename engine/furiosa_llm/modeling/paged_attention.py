@@ -109,7 +109,7 @@ def _attention_forward(  # noqa: PLR0913 - the signature is that of transformers
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # noqa: ARG001 - None, see _no_mask
+    attention_mask: torch.Tensor | None,  # noqa: ARG001 - None, see `register`
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
