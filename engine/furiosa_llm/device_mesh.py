@@ -243,5 +243,5 @@ def _noun(device: Device) -> str:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """Returns `1 replica`, `2 replicas`."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+    """Returns `1 replica`, `1,000 rows`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
