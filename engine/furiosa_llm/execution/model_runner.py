@@ -60,7 +60,7 @@ class ModelRunner:
         with torch.inference_mode(), current_device(self._device):
             batch, logits = self._run(step)
             modelled = time.perf_counter() - self._waited_seconds
-            result = self._chooser.choose(logits, batch)
+            result = self._chooser.choose(logits, batch).read()
         self._pending_tokens.remember(step, result.token_ids)
         sampled = time.perf_counter() - self._waited_seconds
         return dataclasses.replace(
