@@ -64,7 +64,7 @@ def choose_num_blocks(
     config = SchedulerConfig.from_engine_args(args)
     runner = make_trial_runner()
     use = gpu_memory.measure(
-        runner.execute,
+        lambda step: runner.launch(step).result(),
         gpu.memory,
         config,
         max_model_len=max_model_len,
