@@ -19,6 +19,7 @@ class LateDevice:
     """
 
     def __init__(self) -> None:
+        self.num_asked = 0  # times that somebody waited
         self.num_waits = 0  # for steps that were not the last ones in flight
         self.is_stuck = False  # a wait was in vain
         self._changed = threading.Condition()
@@ -44,6 +45,7 @@ class LateDevice:
 
     def wait_for(self, number: int) -> None:
         """Waits for the step of this number, from 1."""
+        self.num_asked += 1
         if self._num_submitted > number:
             with self._changed:
                 self.num_waits += 1

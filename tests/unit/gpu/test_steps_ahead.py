@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,10 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from furiosa_llm.errors import NonFiniteLogitsError
 from furiosa_llm.outputs import PositionLogprobs, RequestOutput
+from furiosa_llm.request import PENDING_TOKEN_ID
 from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm.scheduler_output import SamplingInputs
 from furiosa_llm.structured_outputs import StructuredOutputs
 from tests.checkpoints import VOCAB_SIZE
+from tests.unit.gpu.gpu_factories import make_share, make_step
 from tests.unit.gpu.gpu_path import GpuPath, run_all
+from tests.unit.gpu.host_waits import HostReads, HostWaits
 from tests.unit.gpu.late_device import LateDevice
 from tests.unit.gpu.test_decode_graphs import PROMPTS, SHAPES
 
@@ -42,10 +47,12 @@ def answer(
     params: Sequence[SamplingParams],
     *,
     late: LateDevice | None = None,
+    queue_limit: int = 2,
     **options: Any,
 ) -> list[RequestOutput]:
-    queue_limit = 1 if late is None else 2
-    core = GpuPath.of(path, late=late, npu_queue_limit=queue_limit, **options).core
+    """One step after the other, unless the device is late."""
+    num_in_flight = 1 if late is None else queue_limit
+    core = GpuPath.of(path, late=late, npu_queue_limit=num_in_flight, **options).core
     outputs = run_all(core, prompts, params)
     assert late is None or not late.is_stuck
     return outputs
@@ -101,6 +108,34 @@ def test_answers_with_steps_ahead_are_those_of_one_step_after_the_other(
     assert late.num_waits > 10
 
 
+@pytest.mark.parametrize("shapes", [None, SHAPES], ids=["as they are", "with graphs"])
+@pytest.mark.parametrize("name", KINDS)
+def test_only_a_step_that_needs_the_value_of_a_token_waits_for_the_step_before(
+    name: str, shapes: Any, checkpoint: Callable[[str], Path]
+) -> None:
+    if name == "a grammar":
+        pytest.importorskip("llguidance")
+    late, params = LateDevice(), with_room(name)
+    sampling = SamplingInputs(params=params, seed=1, position=0, prompt_token_ids=(5, 6))
+    answer_so_far = (PENDING_TOKEN_ID,) if params.needs_answer else ()
+    later = dataclasses.replace(sampling, position=1, output_token_ids=answer_so_far)
+    prefill = make_step(make_share(0, (5, 6), block_ids=(0,), sampling=sampling))
+    decode = make_step(make_share(0, (PENDING_TOKEN_ID,), start=2, block_ids=(0,), sampling=later))
+    runner = GpuPath.of(checkpoint("Llama"), late=late, shapes=shapes, npu_queue_limit=2).runner
+
+    first = runner.launch(prefill)
+    with HostReads() as reads, HostWaits() as waits:
+        second = runner.launch(decode)
+
+    assert late.num_asked == params.needs_answer
+    assert waits.names == []
+    assert reads.names == ["tolist"] * params.needs_answer
+    (token_id,) = first.result().token_ids.values()
+    known = dataclasses.replace(later, output_token_ids=(token_id,) if answer_so_far else ())
+    alone = make_step(make_share(0, (token_id,), start=2, block_ids=(0,), sampling=known))
+    assert second.result().token_ids == runner.launch(alone).result().token_ids
+
+
 prompts_and_kinds = st.lists(
     st.tuples(st.integers(1, 60), st.sampled_from([*KINDS]), st.integers(3, 14), st.integers(0, 9)),
     min_size=1,
@@ -111,6 +146,7 @@ prompts_and_kinds = st.lists(
 @settings(max_examples=25, deadline=None)
 @given(
     rows=prompts_and_kinds,
+    queue_limit=st.integers(2, 3),
     num_blocks=st.integers(8, 20),
     max_num_seqs=st.integers(1, 5),
     token_budget=st.integers(8, 64),
@@ -118,6 +154,7 @@ prompts_and_kinds = st.lists(
 )
 def test_requests_of_all_kinds_side_by_side_are_answered_the_same(
     rows: list[tuple[int, str, int, int]],
+    queue_limit: int,
     num_blocks: int,
     max_num_seqs: int,
     token_budget: int,
@@ -143,6 +180,7 @@ def test_requests_of_all_kinds_side_by_side_are_answered_the_same(
         prompts,
         params,
         late=LateDevice(),
+        queue_limit=queue_limit,
         shapes=SHAPES if has_graphs else None,
         **options,
     )
