@@ -58,8 +58,8 @@ class ModelRunner:
     def launch(self, step: SchedulerOutput) -> LaunchedStep:
         """Starts one forward pass and the choice of the token of each request that is due one.
 
-        A GPU may still be busy with the steps before. What the next launch overwrites is read by
-        what was started here, in its turn, or not needed any more.
+        A GPU may still be busy with the steps before. It reads what the next launch overwrites, the
+        logits of a graph for example, before it comes to that launch; the host never does.
         """
         with torch.inference_mode(), current_device(self._device):
             watch = self._start_watch()
