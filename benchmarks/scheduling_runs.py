@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.scheduling_workloads import VOCAB_SIZE, Row
 from furiosa_llm.config import CacheConfig, ModelInfo
-from furiosa_llm.execution.step_queue import StepRunner
+from furiosa_llm.execution.step_queue import FinishedStep, StepRunner
 from furiosa_llm.replicas.dispatcher import Dispatcher, low_water_tokens
 from furiosa_llm.request import FinishReason, Request, TokenizedPrompt
 from furiosa_llm.sampling_params import SamplingParams
@@ -68,17 +68,19 @@ class SimulatedRunner:
     Its answers do not matter: each is as long as its row says.
     """
 
-    def execute(self, step: SchedulerOutput) -> StepResult:
+    def launch(self, step: SchedulerOutput) -> FinishedStep:
         """Returns at once, with the seconds that the step would take."""
         num_attended_tokens = sum(
             share.num_tokens * (share.start_position + share.num_tokens // 2)
             for share in step.requests
         )
-        return StepResult(
-            token_ids={share.request_id: 3 for share in step.requests if share.samples_token},
-            model_seconds=STEP_SECONDS
-            + TOKEN_SECONDS * step.num_tokens
-            + ATTENTION_SECONDS * num_attended_tokens,
+        return FinishedStep(
+            StepResult(
+                token_ids={share.request_id: 3 for share in step.requests if share.samples_token},
+                model_seconds=STEP_SECONDS
+                + TOKEN_SECONDS * step.num_tokens
+                + ATTENTION_SECONDS * num_attended_tokens,
+            )
         )
 
 
@@ -107,7 +109,7 @@ class Run:
     def start_step(self) -> tuple[SchedulerOutput, StepResult]:
         """Runs a step that is booked later."""
         step = self.scheduler.schedule()
-        result = self._runner.execute(step)
+        result = self._runner.launch(step).result()
         figures, counts = self.figures, step.counts
         figures.num_steps += 1
         figures.num_tokens += step.num_tokens

@@ -17,7 +17,7 @@ from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import FuriosaLLMError
 from furiosa_llm.execution.prepared_rank import prepare_rank
 from furiosa_llm.execution.rank_group import RankPlace, join
-from furiosa_llm.execution.step_queue import SerialExecutor, StepRunner
+from furiosa_llm.execution.step_queue import FinishedStep, SerialExecutor, StepRunner
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.replicas.placement import Placement, ProcessPlace
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
@@ -82,15 +82,15 @@ class RankProcesses:
             core=core, tokenizer=tokenizer, placement=Placement(replicas=(((place,),),))
         )
 
-    def execute(self, step: SchedulerOutput) -> StepResult:
+    def launch(self, step: SchedulerOutput) -> FinishedStep:
         """Runs a step on all ranks."""
-        results = self.execute_on(range(self.num_ranks), step)
+        results = self.run_on(range(self.num_ranks), step)
         last = results[self._first_of_last_stage :]
         assert all(not result.token_ids for result in results[: self._first_of_last_stage])
         assert all(result.token_ids == last[0].token_ids for result in last)
-        return last[0]
+        return FinishedStep(last[0])
 
-    def execute_on(self, ranks: Sequence[int], step: SchedulerOutput) -> list[StepResult]:
+    def run_on(self, ranks: Sequence[int], step: SchedulerOutput) -> list[StepResult]:
         """Runs a step on some of the ranks."""
         return self._ask(ranks, step, StepResult)
 
@@ -119,7 +119,7 @@ def _serve(place: RankPlace, pipe: Connection) -> None:
             request = pipe.recv()
             if isinstance(request, SchedulerOutput):
                 assert runner is not None
-                pipe.send(runner.execute(request))
+                pipe.send(runner.launch(request).result())
             else:
                 prepared = prepare_rank(request, group)
                 runner = prepared.make_runner(num_threads=1)

@@ -13,7 +13,7 @@ from furiosa_llm.output_processor import OutputProcessor
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.request import FinishReason, Request, RequestStatus, TokenizedPrompt
 from furiosa_llm.scheduling.scheduler import Scheduler
-from furiosa_llm.steps_in_flight import FinishedStep, StepExecutor, StepsInFlight
+from furiosa_llm.steps_in_flight import CollectedStep, StepExecutor, StepsInFlight
 from furiosa_llm.tokenization import Tokenizer
 
 
@@ -134,10 +134,10 @@ class EngineCore:
         """
         self.last_steps = []
         self._in_flight.submit()
-        finished = self._in_flight.collect()
-        if finished is None:
+        collected = self._in_flight.collect()
+        if collected is None:
             return []
-        step, result = finished.step, finished.result
+        step, result = collected.step, collected.result
         has_failures = bool(result.failures)
         if has_failures:
             result = self._scheduler.screen(step, result)
@@ -151,7 +151,7 @@ class EngineCore:
             stop_string = self._outputs.read(request, result.logprobs.get(request.request_id))
             if stop_string is not None:
                 self._scheduler.finish(request, FinishReason.STOP, stop_string)
-        self.last_steps = [self._stats(finished, num_sampled_tokens=len(sampled))]
+        self.last_steps = [self._stats(collected, num_sampled_tokens=len(sampled))]
         self._num_steps += 1
         return self._outputs.outputs(changed + self._cancel_overdue())
 
@@ -179,14 +179,14 @@ class EngineCore:
             return stream_seed(params.seed, index)
         return stream_seed(self._seed, prompt.request_id, index)
 
-    def _stats(self, finished: FinishedStep, *, num_sampled_tokens: int) -> StepStats:
+    def _stats(self, collected: CollectedStep, *, num_sampled_tokens: int) -> StepStats:
         return StepStats(
             replica=self._replica,
             step=self._num_steps,
             time_s=time.monotonic() - self._start_time,
             num_sampled_tokens=num_sampled_tokens,
-            schedule_ms=finished.schedule_seconds * 1e3,
-            model_ms=finished.result.model_seconds * 1e3,
-            sample_ms=finished.result.sample_seconds * 1e3,
-            **dataclasses.asdict(finished.step.counts),
+            schedule_ms=collected.schedule_seconds * 1e3,
+            model_ms=collected.result.model_seconds * 1e3,
+            sample_ms=collected.result.sample_seconds * 1e3,
+            **dataclasses.asdict(collected.step.counts),
         )

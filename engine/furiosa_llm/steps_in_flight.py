@@ -36,7 +36,7 @@ class StepExecutor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FinishedStep:
+class CollectedStep:
     """A step and what it brought."""
 
     step: SchedulerOutput
@@ -77,7 +77,7 @@ class StepsInFlight:
             self._steps.append(_StepInFlight(step, time.monotonic() - start))
             self._executor.submit(step)
 
-    def collect(self) -> FinishedStep | None:
+    def collect(self) -> CollectedStep | None:
         """Waits for the oldest step; of one that fails, for the parts that do not.
 
         Returns:
@@ -93,7 +93,7 @@ class StepsInFlight:
         if result is None:
             return None
         self._num_collected += 1
-        return FinishedStep(oldest.step, result, oldest.schedule_seconds)
+        return CollectedStep(oldest.step, result, oldest.schedule_seconds)
 
     def drop(self) -> None:
         """Waits for what the device still runs, and lets it be computed again."""

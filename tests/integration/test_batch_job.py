@@ -17,9 +17,9 @@ from furiosa_llm.batch.run import run_batch_job
 from furiosa_llm.batch.summary import Progress
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError, DatasetError, EngineError
+from furiosa_llm.execution.launched_step import LaunchedStep
 from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.sampling_params import SamplingParams
-from furiosa_llm.scheduler_output import StepResult
 from furiosa_llm.structured_outputs import StructuredOutputs
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -272,10 +272,10 @@ def test_an_input_that_ends_in_the_middle_ends_the_run_and_keeps_no_output(tmp_p
 def test_a_step_that_breaks_ends_the_run_with_its_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def break_down(*_: object) -> StepResult:
+    def break_down(*_: object) -> LaunchedStep:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(ModelRunner, "execute", break_down)
+    monkeypatch.setattr(ModelRunner, "launch", break_down)
 
     with pytest.raises(EngineError, match="step 0 failed: out of memory"):
         run_batch_job(make_job(tmp_path, [{"prompt": "What is 2 + 3?"}]))

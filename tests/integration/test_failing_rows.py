@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import EngineError, NonFiniteLogitsError, PromptFailedError
 from furiosa_llm.execution.model_runner import ModelRunner
+from furiosa_llm.execution.step_queue import RunningStep
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.sampling_params import SamplingParams
@@ -24,7 +26,7 @@ POISON = 200
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logit_bias={POISON: -100})
 SHARED = [*range(20, 40)]  # a whole block and some
 
-execute = ModelRunner.execute
+launch = ModelRunner.launch
 
 
 def make_engine(path: Path, **changes: Any) -> LLMEngine:
@@ -54,6 +56,16 @@ def answers(outputs: list[RequestOutput]) -> list[Any]:
     return [(output.outputs, output.error) for output in outputs]
 
 
+@dataclass
+class FailingStep:
+    """A step that the device fails of when the next one may have been launched."""
+
+    error: Exception
+
+    def result(self) -> StepResult:
+        raise self.error
+
+
 def is_poisoned(step: SchedulerOutput) -> bool:
     return any(POISON in share.token_ids for share in step.requests)
 
@@ -75,22 +87,27 @@ def nan_path(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("num_steps_in_flight", [1, 2, 3])
+@pytest.mark.parametrize("fails_late", [False, True])
 @pytest.mark.parametrize("poisoned", [{4}, {1}, {2, 3, 4, 5}, {0, 23}, set(range(8, 16))], ids=str)
 def test_rows_that_break_a_step_fail_and_the_others_are_answered_as_without_them(
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     num_steps_in_flight: int,
+    fails_late: bool,
     poisoned: set[int],
 ) -> None:
-    def break_down(runner: ModelRunner, step: SchedulerOutput) -> StepResult:
-        result = execute(runner, step)  # the cache is written to
-        if is_poisoned(step):
-            raise ValueError("bad\n  token")
-        return result
+    def break_down(runner: ModelRunner, step: SchedulerOutput) -> RunningStep:
+        launched = launch(runner, step)  # the cache is written to
+        if not is_poisoned(step):
+            return launched
+        error = ValueError("bad\n  token")
+        if fails_late:
+            return FailingStep(error)
+        raise error
 
     expected = answers(answer_all(make_engine(path), make_prompts(), GREEDY))
     engine = make_engine(path, npu_queue_limit=num_steps_in_flight)
-    monkeypatch.setattr(ModelRunner, "execute", break_down)
+    monkeypatch.setattr(ModelRunner, "launch", break_down)
 
     outputs = answer_all(engine, make_prompts(poisoned=frozenset(poisoned)), GREEDY)
 
@@ -132,15 +149,15 @@ def test_a_row_that_fails_late_keeps_the_tokens_that_it_has(
     (whole,) = answer_all(make_engine(path), [[50, 51]], GREEDY)
     num_steps = 0
 
-    def break_down(runner: ModelRunner, step: SchedulerOutput) -> StepResult:
+    def break_down(runner: ModelRunner, step: SchedulerOutput) -> RunningStep:
         nonlocal num_steps
         num_steps += 1
-        result = execute(runner, step)
+        launched = launch(runner, step)
         if num_steps >= 5 and step.requests[0].request_id >= 0:
             raise KeyError("gone")
-        return result
+        return launched
 
-    monkeypatch.setattr(ModelRunner, "execute", break_down)
+    monkeypatch.setattr(ModelRunner, "launch", break_down)
 
     (output,) = answer_all(make_engine(path), [[50, 51]], GREEDY)
 
@@ -155,14 +172,14 @@ def test_a_step_that_fails_once_costs_no_answer(
     engine = make_engine(path, npu_queue_limit=2)
     num_steps = 0
 
-    def stumble(runner: ModelRunner, step: SchedulerOutput) -> StepResult:
+    def stumble(runner: ModelRunner, step: SchedulerOutput) -> RunningStep:
         nonlocal num_steps
         num_steps += 1
         if num_steps in (4, 9):
             raise MemoryError
-        return execute(runner, step)
+        return launch(runner, step)
 
-    monkeypatch.setattr(ModelRunner, "execute", stumble)
+    monkeypatch.setattr(ModelRunner, "launch", stumble)
 
     assert answers(answer_all(engine, make_prompts(), GREEDY)) == expected
 
@@ -174,14 +191,14 @@ def test_an_engine_that_can_run_nothing_any_more_ends_with_the_first_cause(
     engine = make_engine(path, npu_queue_limit=num_steps_in_flight)
     num_steps = 0
 
-    def break_down(runner: ModelRunner, step: SchedulerOutput) -> StepResult:
+    def break_down(runner: ModelRunner, step: SchedulerOutput) -> RunningStep:
         nonlocal num_steps
         num_steps += 1
         if num_steps > 6:
             raise RuntimeError("the device is gone")
-        return execute(runner, step)
+        return launch(runner, step)
 
-    monkeypatch.setattr(ModelRunner, "execute", break_down)
+    monkeypatch.setattr(ModelRunner, "launch", break_down)
 
     with pytest.raises(EngineError, match=r"^step \d failed: the device is gone$"):
         answer_all(engine, make_prompts(), GREEDY)

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from furiosa_llm.config import EngineArgs
+from furiosa_llm.execution.logprobs import ChosenLogits
+from furiosa_llm.execution.sampler import sample
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel, kernels_of_this_torch
 from furiosa_llm.modeling.attention_params import AttentionParams
@@ -20,6 +22,7 @@ from furiosa_llm.modeling.token_cache import TokenCache
 from furiosa_llm.sampling_params import SamplingParams
 from tests.checkpoints import VOCAB_SIZE
 from tests.factories import answer_all
+from tests.unit.gpu.gpu_factories import KINDS, make_sampling
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,16 +60,33 @@ def test_a_gpu_says_in_float32_what_a_cpu_says(
     assert answers(path, params, devices="cuda:0") == answers(path, params, devices="cpu")
 
 
-@pytest.mark.parametrize("queue_limit", [1, 2])
+@pytest.mark.parametrize("queue_limit", [1, 2, 3])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_steps_in_flight_do_not_matter_on_a_gpu(
-    queue_limit: int, checkpoint: Callable[[str], Path]
+    kind: dict[str, Any], queue_limit: int, checkpoint: Callable[[str], Path]
 ) -> None:
     path = checkpoint("Llama")
-    one = answers(path, GREEDY, devices="cuda:0", npu_queue_limit=1, dtype="bfloat16")
+    params = SamplingParams(max_tokens=24, **kind)
+    one = answers(path, params, devices="cuda:0", npu_queue_limit=1)
 
-    several = answers(path, GREEDY, devices="cuda:0", npu_queue_limit=queue_limit, dtype="bfloat16")
+    several = answers(path, params, devices="cuda:0", npu_queue_limit=queue_limit)
 
     assert several == one
+
+
+def test_choosing_tokens_on_a_gpu_waits_for_nothing() -> None:
+    logits = torch.randn(len(KINDS), 50, device=GPU)
+    inputs = [make_sampling(**kind) for kind in KINDS]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        chosen = sample(logits, inputs, {0: torch.arange(50) < 9})
+        found = ChosenLogits(logits, inputs).look_up(chosen)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+
+    assert chosen[0] >= 9
+    assert len(found.read([0])) == 1
 
 
 @pytest.mark.parametrize(

@@ -191,8 +191,8 @@ def test_a_stage_goes_on_before_the_next_one_begins(
     steps = prefill_steps(prompt)
 
     for step in steps:
-        two_stages.execute_on([0], step)
-    results = [two_stages.execute_on([1], step)[0] for step in steps]
+        two_stages.run_on([0], step)
+    results = [two_stages.run_on([1], step)[0] for step in steps]
 
     assert len(steps) == 4
     assert [result.token_ids for result in results[:-1]] == [{}] * 3
@@ -209,7 +209,7 @@ def test_a_rank_fails_when_another_one_dies(
         processes.processes[0].join()
 
         with pytest.raises(RuntimeError, match="peer"):
-            processes.execute_on([1], prefill_steps([3])[0])
+            processes.run_on([1], prefill_steps([3])[0])
 
 
 def prefill_steps(prompt: list[int]) -> list[SchedulerOutput]:

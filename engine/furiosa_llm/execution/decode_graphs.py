@@ -29,6 +29,8 @@ _LENGTH_FACTOR = 4
 _PADDING_REQUEST_ID = -1
 
 Work = Callable[[], None]
+FillIn = Callable[[torch.Tensor], None]
+Forward = Callable[[InputBatch], torch.Tensor]
 
 
 class GraphRecorder(Protocol):
@@ -93,12 +95,13 @@ class DecodeGraphs:
         self._is_broken = False
 
     def run(
-        self, step: SchedulerOutput, forward: Callable[[InputBatch], torch.Tensor]
+        self, step: SchedulerOutput, fill_in: FillIn, forward: Forward
     ) -> tuple[InputBatch, torch.Tensor] | None:
         """Runs a step, if there is a graph for it.
 
         Args:
             step: The step.
+            fill_in: Writes the tokens that the host does not know yet into the step's [T] tokens.
             forward: Runs the model, and returns the logits of the tokens that a batch asks for.
 
         Returns:
@@ -117,9 +120,10 @@ class DecodeGraphs:
         graph = self._graphs.get(shape)
         if graph is not None:
             graph.buffer.copy_(packed.buffer, non_blocking=True)
+            fill_in(graph.tensors["input_ids"])
             graph.replay()
         else:
-            graph = self._record(step, shape, packed, forward)
+            graph = self._record(step, shape, packed, fill_in, forward)
             if graph is None:
                 return None
         assert self._logits is not None, "a graph has written there"
@@ -155,11 +159,13 @@ class DecodeGraphs:
         step: SchedulerOutput,
         shape: DecodeShape,
         packed: PackedArrays,
-        forward: Callable[[InputBatch], torch.Tensor],
+        fill_in: FillIn,
+        forward: Forward,
     ) -> _Graph | None:
         """Runs and records a step. Returns None where that fails, and tries no other then."""
         buffer = packed.buffer.to(self._device, copy=True)
         tensors = packed.views(buffer)
+        fill_in(tensors["input_ids"])
         batch = InputBatch.of(self._padded(step, shape), tensors)
 
         def work() -> None:

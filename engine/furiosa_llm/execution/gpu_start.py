@@ -71,7 +71,7 @@ def join_linears(loaded: LoadedModel, make_trial_runner: Callable[[], StepRunner
         make_trial_runner: Makes what runs the model with a cache of one block.
     """
     join_mlps(loaded.model)
-    join_projections(loaded.layers, lambda: make_trial_runner().execute(_FEW_TOKENS))
+    join_projections(loaded.layers, lambda: make_trial_runner().launch(_FEW_TOKENS).result())
 
 
 def choose_num_blocks(
@@ -99,7 +99,7 @@ def choose_num_blocks(
     config = SchedulerConfig.from_engine_args(args)
     runner = make_trial_runner()
     use = gpu_memory.measure(
-        runner.execute,
+        lambda step: runner.launch(step).result(),
         gpu.memory,
         config,
         max_model_len=max_model_len,

@@ -17,12 +17,12 @@ from furiosa_llm.scheduler_output import PromptScoring, SamplingInputs, Schedule
 class InputBatch:
     """The tensors of one forward pass, all on one device."""
 
-    input_ids: torch.Tensor  # [T] int64
+    input_ids: torch.Tensor  # [T] int64; where one is pending, it has yet to be filled in
     positions: torch.Tensor  # [T] int64, position of each token in its request
     layout: StepLayout
     logits_indices: torch.Tensor  # [S + P] int64, tokens whose logits are sampled, then scored
     sampled_request_ids: tuple[int, ...]  # S of them, on the host
-    sampling: tuple[SamplingInputs, ...]  # S of them, on the host
+    sampling: tuple[SamplingInputs, ...]  # S of them, on the host; tokens may be pending
     scored_request_ids: tuple[int, ...]  # those with prompt tokens to score
     scoring: tuple[PromptScoring, ...]  # as many; P tokens in all
 

@@ -1,12 +1,13 @@
-"""Runs a step on one device.
+"""Runs steps on one device.
 
-What it needs of a request is in the step, and in the tokens that the last steps chose.
+What it needs of a request is in the step, and in the tokens that the last steps choose.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
+import functools
+from collections.abc import Callable
 
 import torch
 
@@ -14,14 +15,15 @@ from furiosa_llm.execution.current_device import current_device
 from furiosa_llm.execution.decode_graphs import DecodeGraphs
 from furiosa_llm.execution.forward_pass import ForwardPass
 from furiosa_llm.execution.input_batch import InputBatch
+from furiosa_llm.execution.launched_step import LaunchedStep
 from furiosa_llm.execution.pending_tokens import PendingTokens
+from furiosa_llm.execution.stopwatches import HostStopwatch, Stopwatch
 from furiosa_llm.execution.token_chooser import TokenChooser
-from furiosa_llm.modeling.pipeline_split import PipelineStage
-from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
+from furiosa_llm.scheduler_output import SchedulerOutput
 
 
 class ModelRunner:
-    """Turns a step into tensors, runs the model, and brings the new tokens back."""
+    """Turns a step into tensors, runs the model, and chooses the new tokens."""
 
     def __init__(
         self,
@@ -31,8 +33,8 @@ class ModelRunner:
         block_size: int,
         num_steps_in_flight: int,
         device: torch.device,
-        stage: PipelineStage | None = None,
         graphs: DecodeGraphs | None = None,
+        start_watch: Callable[[], Stopwatch] = HostStopwatch,
     ) -> None:
         """Takes a model whose layers are bound to their caches.
 
@@ -42,40 +44,40 @@ class ModelRunner:
             block_size: Tokens in a block.
             num_steps_in_flight: Steps that may have been scheduled before one was run.
             device: Where the model is.
-            stage: The stage, where there are several.
             graphs: What replays decodes, if they are recorded.
+            start_watch: Starts to time a step, on the device.
         """
         self._graphs = graphs
-        self._stage = stage
+        self._start_watch = start_watch
         self._pending_tokens = PendingTokens(num_steps_in_flight)
         self._forward = forward
         self._chooser = chooser
         self._block_size = block_size
         self._device = device
 
-    def execute(self, step: SchedulerOutput) -> StepResult:
-        """Runs one forward pass and chooses the token of each request that is due one."""
-        start = time.perf_counter() - self._waited_seconds
-        step = self._pending_tokens.fill_in(step)
+    def launch(self, step: SchedulerOutput) -> LaunchedStep:
+        """Starts one forward pass and the choice of the token of each request that is due one.
+
+        A GPU may still be busy with the steps before. It reads what the next launch overwrites, the
+        logits of a graph for example, before it comes to that launch; the host never does.
+        """
         with torch.inference_mode(), current_device(self._device):
+            watch = self._start_watch()
             batch, logits = self._run(step)
-            modelled = time.perf_counter() - self._waited_seconds
-            result = self._chooser.choose(logits, batch)
-        self._pending_tokens.remember(step, result.token_ids)
-        sampled = time.perf_counter() - self._waited_seconds
-        return dataclasses.replace(
-            result, model_seconds=modelled - start, sample_seconds=sampled - modelled
-        )
+            watch.lap()
+            sampling = self._pending_tokens.sampling(step)
+            chosen = self._chooser.choose(logits, dataclasses.replace(batch, sampling=sampling))
+            watch.lap()
+        launched = LaunchedStep(chosen, watch)
+        self._pending_tokens.remember(step, launched)
+        return launched
 
     def _run(self, step: SchedulerOutput) -> tuple[InputBatch, torch.Tensor]:
         """Returns the batch and its logits, [S + P, V]."""
-        replayed = None if self._graphs is None else self._graphs.run(step, self._forward)
+        fill_in = functools.partial(self._pending_tokens.fill_in, step)
+        replayed = None if self._graphs is None else self._graphs.run(step, fill_in, self._forward)
         if replayed is not None:
             return replayed
         batch = InputBatch.build(step, block_size=self._block_size, device=self._device)
+        fill_in(batch.input_ids)
         return batch, self._forward(batch)
-
-    @property
-    def _waited_seconds(self) -> float:
-        """Time spent waiting for the stage before, which is none of this one's work."""
-        return 0.0 if self._stage is None else self._stage.waited_seconds

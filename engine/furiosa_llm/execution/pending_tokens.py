@@ -3,61 +3,110 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Mapping
+import functools
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
+import torch
+
+from furiosa_llm.execution.staging import to_device
 from furiosa_llm.request import PENDING_TOKEN_ID
-from furiosa_llm.scheduler_output import ScheduledRequest, SchedulerOutput
+from furiosa_llm.scheduler_output import SamplingInputs, ScheduledRequest, SchedulerOutput
 
 Place = tuple[int, int]  # request id, position in prompt plus answer
 
 
+class StepTokens(Protocol):
+    """The tokens of a step's S sampled rows. See `LaunchedStep`."""
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """[S] int64, on the device, which may not have computed them yet; none is negative."""
+
+    def wait_for_token_ids(self) -> list[int]:
+        """Waits for the device, and returns them."""
+
+
 class PendingTokens:
-    """The tokens that the last steps chose, by request and position."""
+    """The tokens that the last steps choose, by request and position.
+
+    They go from step to step on the device. The host waits for those that it needs itself: to count
+    the tokens of an answer for its penalties, or to go on in its grammar.
+    """
 
     def __init__(self, num_steps: int) -> None:
         """Keeps the tokens of the last `num_steps` steps: as many as may be in flight."""
-        self._chosen: deque[dict[Place, int]] = deque(maxlen=num_steps)
+        self._chosen: deque[_Chosen] = deque(maxlen=num_steps)  # the latest first
 
-    def fill_in(self, step: SchedulerOutput) -> SchedulerOutput:
-        """Returns the step with every token known; the steps before it have run."""
-        if not any(_has_pending(share) for share in step.requests):
-            return step
-        requests = tuple(
-            self._filled(share) if _has_pending(share) else share for share in step.requests
-        )
-        return dataclasses.replace(step, requests=requests)
+    def fill_in(self, step: SchedulerOutput, input_ids: torch.Tensor) -> None:
+        """Writes pending tokens to their places in a step's [T] tokens. The host does not wait."""
+        moves: defaultdict[_Chosen, list[tuple[int, int]]] = defaultdict(list)  # from row, to token
+        end = 0
+        for share in step.requests:
+            end += share.num_tokens
+            for back in _pending(share.token_ids):
+                place = _place(share, back)
+                chosen = self._that_chose(place)
+                moves[chosen].append((chosen.rows[place], end - back))
+        for chosen, pairs in moves.items():
+            rows, indices = to_device(torch.tensor(pairs).T.contiguous(), input_ids.device)
+            input_ids.index_copy_(0, indices, chosen.tokens.token_ids[rows])
 
-    def remember(self, step: SchedulerOutput, token_ids: Mapping[int, int]) -> None:
-        """Keeps what a step chose, for steps that were scheduled before that was known."""
-        self._chosen.appendleft(
-            {
-                (share.request_id, share.start_position + share.num_tokens): token
-                for share in step.requests
-                if (token := token_ids.get(share.request_id)) is not None
-            }
-        )
+    def sampling(self, step: SchedulerOutput) -> tuple[SamplingInputs, ...]:
+        """Returns how to choose the new tokens of a step, with every token known.
 
-    def _filled(self, share: ScheduledRequest) -> ScheduledRequest:
-        stop = share.start_position + share.num_tokens
-        sampling = share.sampling
-        if sampling is not None:
-            output_token_ids = self._known(share.request_id, sampling.output_token_ids, stop)
-            sampling = dataclasses.replace(sampling, output_token_ids=output_token_ids)
-        token_ids = self._known(share.request_id, share.token_ids, stop)
-        return dataclasses.replace(share, token_ids=token_ids, sampling=sampling)
-
-    def _known(self, request_id: int, token_ids: tuple[int, ...], stop: int) -> tuple[int, ...]:
-        """Returns the tokens at positions [stop - len(token_ids), stop), all known."""
-        start = stop - len(token_ids)
+        The host waits for a step before only if its tokens are among them.
+        """
         return tuple(
-            self._look_up((request_id, start + index)) if token == PENDING_TOKEN_ID else token
-            for index, token in enumerate(token_ids)
+            self._known(share, share.sampling)
+            for share in step.requests
+            if share.sampling is not None
         )
 
-    def _look_up(self, place: Place) -> int:
-        return next(chosen[place] for chosen in self._chosen if place in chosen)
+    def remember(self, step: SchedulerOutput, tokens: StepTokens) -> None:
+        """Keeps what a step chooses, for steps that are scheduled before that is known."""
+        sampled = (share for share in step.requests if share.samples_token)
+        rows = {_place(share, 0): row for row, share in enumerate(sampled)}
+        self._chosen.appendleft(_Chosen(tokens, rows))
+
+    def _known(self, share: ScheduledRequest, sampling: SamplingInputs) -> SamplingInputs:
+        pending = _pending(sampling.output_token_ids)
+        if not pending:
+            return sampling
+        known = sampling.output_token_ids[: -len(pending)]
+        chosen = (self._wait_for(_place(share, back)) for back in pending)
+        return dataclasses.replace(sampling, output_token_ids=(*known, *chosen))
+
+    def _wait_for(self, place: Place) -> int:
+        chosen = self._that_chose(place)
+        return chosen.on_host[chosen.rows[place]]
+
+    def _that_chose(self, place: Place) -> _Chosen:
+        for chosen in self._chosen:
+            if place in chosen.rows:
+                return chosen
+        raise LookupError("the step that was to choose a pending token has failed")
 
 
-def _has_pending(share: ScheduledRequest) -> bool:
-    return share.token_ids[-1] == PENDING_TOKEN_ID  # they are the last ones
+class _Chosen:
+    """What one step chooses."""
+
+    def __init__(self, tokens: StepTokens, rows: Mapping[Place, int]) -> None:
+        self.tokens = tokens
+        self.rows = rows
+
+    @functools.cached_property
+    def on_host(self) -> list[int]:
+        return self.tokens.wait_for_token_ids()
+
+
+def _place(share: ScheduledRequest, back: int) -> Place:
+    """Returns the place of a token that stands so far before the one that the share leads to."""
+    return share.request_id, share.start_position + share.num_tokens - back
+
+
+def _pending(token_ids: Sequence[int]) -> range:
+    """Returns how far from the end the pending tokens stand: n, …, 1, as they are the last n."""
+    ends = (back for back, token in enumerate(reversed(token_ids)) if token != PENDING_TOKEN_ID)
+    return range(next(ends, len(token_ids)), 0, -1)

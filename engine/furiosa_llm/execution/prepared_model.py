@@ -24,6 +24,7 @@ from furiosa_llm.execution.model_options import (
 )
 from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.execution.stage_runner import StageRunner
+from furiosa_llm.execution.stopwatches import stopwatch
 from furiosa_llm.execution.token_caches import bind_token_caches
 from furiosa_llm.execution.token_chooser import TokenChooser
 from furiosa_llm.memory_limits import free_memory_bytes
@@ -146,8 +147,8 @@ class PreparedModel:
             block_size=cache_config.block_size,
             num_steps_in_flight=self.limits.scheduler_config.npu_queue_limit,
             device=self.device,
-            stage=stage,
             graphs=graphs,
+            start_watch=functools.partial(stopwatch, self.device, stage),
         )
 
     def _bind_cpu(self, current_step: CurrentStep) -> None:

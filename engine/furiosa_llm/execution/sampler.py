@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from furiosa_llm.execution.random_draws import uniform
+from furiosa_llm.execution.staging import to_device
 from furiosa_llm.scheduler_output import SamplingInputs
 
-_NO_TOKEN = -1
+NO_TOKEN = -1
 
 
 def sample(
     logits: torch.Tensor,
     inputs: Sequence[SamplingInputs],
     forbidden: Mapping[int, torch.Tensor] | None = None,
-) -> list[int | None]:
-    """Chooses one token per row.
+) -> torch.Tensor:
+    """Chooses one token per row. The host does not wait for the device.
 
     A row's token depends on its own logits and inputs alone. The filters apply in the order of
     transformers: penalties, biases, suppressed and forbidden tokens, temperature, top-k, top-p,
@@ -30,34 +31,21 @@ def sample(
         forbidden: By row, [V] bool on the host: tokens that must not be chosen.
 
     Returns:
-        S token ids; None for a row whose largest score is no finite number.
-    """
-    chosen = choose(logits, inputs, forbidden).tolist()  # the host waits for the device here alone
-    return [None if token_id == _NO_TOKEN else token_id for token_id in chosen]
-
-
-def choose(
-    logits: torch.Tensor,
-    inputs: Sequence[SamplingInputs],
-    forbidden: Mapping[int, torch.Tensor] | None = None,
-) -> torch.Tensor:
-    """Chooses as `sample` does, for which the host does not wait.
-
-    Returns:
-        [S] int64, on the device of the logits; -1 for a row without a finite score.
+        [S] int64, on the device of the logits; `NO_TOKEN` for a row whose largest score is no
+        finite number.
     """
     logits = logits.float()
     _apply_penalties(logits, inputs)
     _apply_biases(logits, inputs)
     _suppress(logits, inputs)
     for row, tokens in (forbidden or {}).items():
-        logits[row].masked_fill_(tokens.to(logits.device), float("-inf"))
+        logits[row].masked_fill_(to_device(tokens, logits.device), float("-inf"))
     largest, chosen = logits.max(dim=-1)  # NaN where a row has any
     for rows, num_ranks in _groups(inputs, logits.shape[-1]):
-        index = torch.tensor(rows, device=logits.device)
+        index = to_device(torch.tensor(rows), logits.device)
         drawn = _draw(logits[index], [inputs[row] for row in rows], num_ranks)
         chosen = chosen.index_copy(0, index, drawn)
-    return chosen.masked_fill(~largest.isfinite(), _NO_TOKEN)
+    return chosen.masked_fill(~largest.isfinite(), NO_TOKEN)
 
 
 def _groups(
@@ -137,20 +125,25 @@ def _apply_penalties(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> 
             )
     if not rows:
         return
-    index = (torch.tensor(rows), torch.tensor(columns))
+    index = _places(rows, columns, logits.device)
     scores = logits[index]
-    factor = torch.tensor(factors, device=logits.device)
+    factor = to_device(torch.tensor(factors), logits.device)
     scores = torch.where(scores > 0, scores / factor, scores * factor)
-    logits[index] = scores - torch.tensor(offsets, device=logits.device)
+    logits[index] = scores - to_device(torch.tensor(offsets), logits.device)
 
 
 def _apply_biases(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> None:
     """Adds what `logit_bias` says, in place."""
-    for row, entry in enumerate(inputs):
-        biases = entry.params.logit_bias
-        if biases:
-            added = torch.tensor(list(biases.values()), device=logits.device)
-            logits[row, list(biases)] += added
+    biases = [
+        (row, token_id, bias)
+        for row, entry in enumerate(inputs)
+        for token_id, bias in (entry.params.logit_bias or {}).items()
+    ]
+    if biases:
+        rows, columns, added = zip(*biases, strict=True)
+        logits[_places(rows, columns, logits.device)] += to_device(
+            torch.tensor(added), logits.device
+        )
 
 
 def _suppress(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> None:
@@ -163,9 +156,16 @@ def _suppress(logits: torch.Tensor, inputs: Sequence[SamplingInputs]) -> None:
     ]
     if pairs:
         rows, columns = zip(*pairs, strict=True)
-        logits[torch.tensor(rows), torch.tensor(columns)] = float("-inf")
+        logits[_places(rows, columns, logits.device)] = float("-inf")
 
 
 def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     """[s, 1] of the type and on the device of `like`."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+    return to_device(torch.tensor(values, dtype=like.dtype), like.device)[:, None]
+
+
+def _places(
+    rows: Sequence[int], columns: Sequence[int], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[s] and [s] int64 on the device: single scores among the logits."""
+    return to_device(torch.tensor(rows), device), to_device(torch.tensor(columns), device)

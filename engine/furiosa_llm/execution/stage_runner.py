@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from furiosa_llm.execution.current_device import current_device
 from furiosa_llm.execution.input_batch import InputBatch
+from furiosa_llm.execution.step_queue import FinishedStep
+from furiosa_llm.execution.stopwatches import HostStopwatch
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.modeling.pipeline_split import PipelineStage
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
@@ -34,9 +34,9 @@ class StageRunner:
         self._block_size = block_size
         self._device = device
 
-    def execute(self, step: SchedulerOutput) -> StepResult:
+    def launch(self, step: SchedulerOutput) -> FinishedStep:
         """Runs this stage's share of one forward pass."""
-        start = time.perf_counter() - self._stage.waited_seconds
+        watch = HostStopwatch(self._stage)
         with torch.inference_mode(), current_device(self._device):
             batch = InputBatch.build(step, block_size=self._block_size, device=self._device)
             self._current_step.layout = batch.layout
@@ -45,5 +45,6 @@ class StageRunner:
                 position_ids=batch.positions[None],
                 use_cache=False,
             )
-        stop = time.perf_counter() - self._stage.waited_seconds
-        return StepResult(token_ids={}, model_seconds=stop - start)
+        watch.lap()
+        (model_seconds,) = watch.wait()
+        return FinishedStep(StepResult(token_ids={}, model_seconds=model_seconds))

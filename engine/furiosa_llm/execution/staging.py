@@ -1,4 +1,4 @@
-"""Brings the arrays of a step to a device in one copy."""
+"""Brings what a step needs to a device, and what it brings to the host, without waiting."""
 
 from __future__ import annotations
 
@@ -58,3 +58,15 @@ class PackedArrays:
             name: buffer[place.start : place.stop].view(place.dtype).view(place.shape)
             for name, place in self.places.items()
         }
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copies a tensor of the host to a device. The host does not wait for the copy."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # the host waits for copies from other memory
+    return tensor.to(device, non_blocking=True)
+
+
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Copies a tensor of a GPU to pinned memory, to be read once the device has come so far."""
+    return tensor.to("cpu", non_blocking=True)

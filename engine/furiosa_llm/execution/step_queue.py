@@ -4,16 +4,38 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 
 
-class StepRunner(Protocol):
-    """What runs a step. Tests replace it with a few lines."""
+class RunningStep(Protocol):
+    """A step that a runner has started."""
 
-    def execute(self, step: SchedulerOutput) -> StepResult:
-        """Runs one forward pass and chooses the token of each request that is due one."""
+    def result(self) -> StepResult:
+        """Waits for the step, and returns what it brings or raises what the device raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """A step that was done when its launch returned."""
+
+    brought: StepResult
+
+    def result(self) -> StepResult:
+        """See `RunningStep`."""
+        return self.brought
+
+
+class StepRunner(Protocol):
+    """What runs steps, one after the other. Tests replace it with a few lines."""
+
+    def launch(self, step: SchedulerOutput) -> RunningStep:
+        """Starts one forward pass and the choice of the token of each request that is due one.
+
+        The results of the steps before need not have been waited for.
+        """
 
 
 def queue_for(runner: StepRunner, num_steps_in_flight: int) -> SerialExecutor | ThreadedExecutor:
@@ -34,27 +56,28 @@ class SerialExecutor:
 
     def collect(self) -> StepResult:
         """Returns the result of the oldest step."""
-        return self._runner.execute(self._steps.popleft())
+        return self._runner.launch(self._steps.popleft()).result()
 
     def close(self) -> None:
         """Ends nothing: there is no thread."""
 
 
 class ThreadedExecutor:
-    """Runs steps in a thread of its own, so that the next one can be prepared meanwhile."""
+    """Launches steps in a thread of its own, while the steps before run and are waited for."""
 
     def __init__(self, runner: StepRunner) -> None:
         self._runner = runner
         self._thread = ThreadPoolExecutor(1, "device")
-        self._results: deque[Future[StepResult]] = deque()
+        self._launches: deque[Future[RunningStep]] = deque()
 
     def submit(self, step: SchedulerOutput) -> None:
-        """Queues a step, which runs as soon as those before it are done."""
-        self._results.append(self._thread.submit(self._runner.execute, step))
+        """Queues a step, which is launched as soon as those before it are."""
+        self._launches.append(self._thread.submit(self._runner.launch, step))
 
     def collect(self) -> StepResult:
         """Waits for the oldest step and returns its result."""
-        return self._results.popleft().result()
+        running = self._launches.popleft().result()
+        return running.result()
 
     def close(self) -> None:
         """Drops the steps that have not begun and ends the thread."""

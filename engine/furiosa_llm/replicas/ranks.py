@@ -84,6 +84,6 @@ def follow(leader: Connection, runner: StepRunner, *, reports: bool) -> None:
             step: SchedulerOutput = leader.recv()
         except (EOFError, OSError):
             return
-        result = runner.execute(step)
+        result = runner.launch(step).result()
         if reports:
             leader.send(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_output import (
@@ -13,6 +14,15 @@ from furiosa_llm.scheduler_output import (
     SchedulerOutput,
 )
 
+KINDS: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {"temperature": 0.7},
+    {"top_k": 5},
+    {"top_p": 0.6, "min_p": 0.1},
+    {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.2},
+    {"logit_bias": {3: 1.0}},
+    {"logprobs": 2},
+]
 GREEDY = SamplingInputs(params=SamplingParams(temperature=0), seed=0, position=0)
 
 
@@ -37,3 +47,15 @@ def make_share(
 
 def make_step(*shares: ScheduledRequest) -> SchedulerOutput:
     return SchedulerOutput(requests=shares, counts=NO_COUNTS)
+
+
+def make_sampling(**params: Any) -> SamplingInputs:
+    """The third token of an answer."""
+    return SamplingInputs(
+        params=SamplingParams(**params),
+        seed=1,
+        position=2,
+        suppressed_token_ids=(4,),
+        prompt_token_ids=(5, 6),
+        output_token_ids=(6, 7),
+    )

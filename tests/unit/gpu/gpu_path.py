@@ -18,16 +18,20 @@ from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.execution.model_runner import ModelRunner
 from furiosa_llm.execution.step_queue import queue_for
+from furiosa_llm.execution.stopwatches import HostStopwatch
 from furiosa_llm.execution.token_caches import bind_token_caches
 from furiosa_llm.execution.token_chooser import TokenChooser
 from furiosa_llm.modeling.attention_gpu import PagedKernel
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.modeling.token_cache import TokenCache
+from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_config import SchedulerConfig
+from furiosa_llm.steps_in_flight import StepExecutor
 from furiosa_llm.tokenization import Tokenizer
+from tests.unit.gpu.late_device import LateDevice
 
 
 @dataclass
@@ -67,9 +71,10 @@ class GpuPath:
         shapes: Sequence[DecodeShape] | None = None,
         recording: Recording | None = None,
         kernels: Sequence[PagedKernel] = (),
+        late: LateDevice | None = None,
         **options: Any,
     ) -> GpuPath:
-        """Graphs are recorded if there are shapes for them."""
+        """Graphs are recorded if there are shapes for them; steps take long on a late device."""
         args = EngineArgs(
             model=str(path),
             paged_attention_num_blocks=num_blocks,
@@ -108,9 +113,11 @@ class GpuPath:
             num_steps_in_flight=num_in_flight,
             device=device,
             graphs=graphs,
+            start_watch=late.start_watch if late else HostStopwatch,
         )
+        executor: StepExecutor = queue_for(runner, num_in_flight)
         core = EngineCore(
-            executor=queue_for(runner, num_in_flight), tokenizer=tokenizer, limits=limits
+            executor=late.over(executor) if late else executor, tokenizer=tokenizer, limits=limits
         )
         return cls(core, runner, caches, recording)
 
@@ -123,20 +130,27 @@ def answer_all(
     core: EngineCore, prompts: Sequence[Sequence[int]], params: SamplingParams
 ) -> list[list[int]]:
     """Returns the tokens of each answer, and ends the engine."""
-    for index, prompt in enumerate(prompts):
+    outputs = run_all(core, prompts, [params] * len(prompts))
+    return [output.outputs[0].token_ids for output in outputs]
+
+
+def run_all(
+    core: EngineCore, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+) -> list[RequestOutput]:
+    """Returns the last output of each prompt, and ends the engine."""
+    for index, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
         core.add(
             TokenizedPrompt(
                 request_id=str(index),
                 text=None,
                 prompt_token_ids=list(prompt),
-                sampling_params=params,
-                max_tokens=params.max_tokens or 16,
+                sampling_params=own,
+                max_tokens=own.max_tokens or 16,
                 arrival_time=0.0,
             )
         )
-    answers: dict[str, list[int]] = {}
+    last: dict[str, RequestOutput] = {}
     while core.num_unfinished:
-        for output in core.step():
-            answers[output.request_id] = output.outputs[0].token_ids
+        last.update((output.request_id, output) for output in core.step())
     core.close()
-    return [answers[str(index)] for index in range(len(prompts))]
+    return [last[str(index)] for index in range(len(prompts))]

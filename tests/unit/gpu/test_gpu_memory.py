@@ -172,7 +172,7 @@ def test_the_largest_step_runs_with_a_cache_of_one_block(
     path = GpuPath.of(checkpoint("Llama"), num_blocks=1)
     step = largest_step(CONFIG, num_tokens=300, max_model_len=512)
 
-    result = path.runner.execute(step)
+    result = path.runner.launch(step).result()
 
     assert result.token_ids.keys() == {0}
     assert not result.failures

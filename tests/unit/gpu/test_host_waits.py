@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from furiosa_llm.execution.input_batch import InputBatch
-from furiosa_llm.execution.sampler import choose, sample
+from furiosa_llm.execution.sampler import NO_TOKEN, sample
 from furiosa_llm.execution.token_caches import bind_token_caches
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
-from furiosa_llm.sampling_params import SamplingParams
-from furiosa_llm.scheduler_output import SamplingInputs
-from tests.unit.gpu.gpu_factories import make_share, make_step
+from tests.unit.gpu.gpu_factories import KINDS, make_sampling, make_share, make_step
 from tests.unit.gpu.host_waits import HostWaits
 
 CPU = torch.device("cpu")
@@ -56,37 +53,17 @@ def test_a_forward_pass_does_not_wait(name: str, checkpoint: Callable[[str], Pat
 
 
 def test_choosing_tokens_does_not_wait() -> None:
-    kinds: list[dict[str, Any]] = [
-        {"temperature": 0},
-        {"temperature": 0.7},
-        {"top_k": 5},
-        {"top_p": 0.6, "min_p": 0.1},
-        {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.2},
-        {"logit_bias": {3: 1.0}},
-    ]
-    inputs = [
-        SamplingInputs(
-            params=SamplingParams(**kind),
-            seed=1,
-            position=2,
-            suppressed_token_ids=(4,),
-            prompt_token_ids=(5, 6),
-            output_token_ids=(6, 7),
-        )
-        for kind in kinds
-    ]
+    inputs = [make_sampling(**kind) for kind in KINDS]
     logits = torch.randn(len(inputs), 50, generator=torch.Generator().manual_seed(0))
     logits[1, 7] = float("nan")
     forbidden = {0: torch.arange(50) < 9}
 
     with torch.inference_mode(), HostWaits() as waits:
-        chosen = choose(logits.clone(), inputs, forbidden)
+        chosen = sample(logits, inputs, forbidden)
 
     assert waits.names == []
     assert chosen[0] >= 9
-    assert chosen[1] == -1
-    expected = [None if token == -1 else token for token in chosen.tolist()]
-    assert sample(logits.clone(), inputs, forbidden) == expected
+    assert chosen[1] == NO_TOKEN
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TypedDict
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +21,7 @@ from furiosa_llm.scheduling.waiting_room import Strategy
 from tests.factories import FakeClock, make_request, make_scheduler, run_step, sample_all
 
 EOS = 2
+PENALTIES = SamplingParams(temperature=0, presence_penalty=1.0)  # which take the whole answer
 
 
 def shares_of(scheduler: Scheduler) -> list[tuple[int, int]]:
@@ -340,7 +343,7 @@ def test_every_request_finishes_and_no_block_is_lost(load: Load) -> None:
         clock=clock,
     )
     requests = [
-        make_request(index, prompt=[text] * prompt, max_tokens=answer + more)
+        make_request(index, prompt=[text] * prompt, max_tokens=answer + more, params=PENALTIES)
         for index, (prompt, answer, more, text) in enumerate(load["lengths"])
     ]
     for request in requests:
@@ -385,21 +388,43 @@ def token_at(request: Request, position: int, load: Load) -> int:
     return 1000 + 37 * request.request_id + position
 
 
+@dataclass
+class KnownTokens:
+    """The tokens of a step whose device is never late."""
+
+    known: list[int]
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        return torch.tensor(self.known, dtype=torch.int64)
+
+    def wait_for_token_ids(self) -> list[int]:
+        return self.known
+
+
 def run_model(
     step: SchedulerOutput, requests: list[Request], load: Load, pending: PendingTokens
 ) -> StepResult:
     """Checks that the model sees the right tokens, and answers."""
+    input_ids = torch.tensor([token for share in step.requests for token in share.token_ids])
+    pending.fill_in(step, input_ids)
+    seen = iter(input_ids.tolist())
+    sampling = iter(pending.sampling(step))
     token_ids = {}
-    for share in pending.fill_in(step).requests:
+    for share in step.requests:
         request = requests[share.request_id]
         stop = share.start_position + share.num_tokens
-        assert list(share.token_ids) == [
-            token_at(request, position, load) for position in range(share.start_position, stop)
-        ]
+        for position in range(share.start_position, stop):
+            assert next(seen) == token_at(request, position, load)
         if share.sampling is not None:
             token_ids[share.request_id] = token_at(request, stop, load)
-            assert share.sampling.position == stop - request.num_prompt_tokens
-    pending.remember(step, token_ids)
+            known = next(sampling)
+            assert known.position == stop - request.num_prompt_tokens
+            assert list(known.output_token_ids) == [
+                token_at(request, position, load)
+                for position in range(request.num_prompt_tokens, stop)
+            ]
+    pending.remember(step, KnownTokens(list(token_ids.values())))
     return StepResult(token_ids=token_ids)
 
 
@@ -423,7 +448,7 @@ def run_to_end(
     totals = dict.fromkeys(("prefill", "cached", "decode", "recomputed", "preemptions"), 0)
     peak_blocks = dict.fromkeys(range(len(requests)), 0)
     pending = PendingTokens(load["num_steps_in_flight"])
-    in_flight: deque[SchedulerOutput] = deque()
+    in_flight: deque[tuple[SchedulerOutput, StepResult]] = deque()
     while scheduler.has_unfinished:
         while len(in_flight) < load["num_steps_in_flight"]:
             step = scheduler.schedule()
@@ -431,7 +456,7 @@ def run_to_end(
             if not step.requests:
                 break
             check_step(step, load)
-            in_flight.append(step)
+            in_flight.append((step, run_model(step, requests, load, pending)))
             counts = step.counts
             assert counts.num_steps_in_flight == len(in_flight)
             totals["prefill"] += counts.num_prefill_tokens
@@ -443,12 +468,10 @@ def run_to_end(
                 request_id = share.request_id
                 peak_blocks[request_id] = max(peak_blocks[request_id], len(share.block_ids))
         clock.now += 1.0
-        oldest = in_flight.popleft()
-        scheduler.update(oldest, run_model(oldest, requests, load, pending))
+        scheduler.update(*in_flight.popleft())
         scheduler.check_integrity()
     while in_flight:  # computed ahead of the end of an answer
-        oldest = in_flight.popleft()
-        assert scheduler.update(oldest, run_model(oldest, requests, load, pending)) == []
+        assert scheduler.update(*in_flight.popleft()) == []
     scheduler.check_integrity()
     assert [request.costs.peak_blocks for request in requests] == list(peak_blocks.values())
     return totals
