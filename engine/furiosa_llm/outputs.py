@@ -144,7 +144,7 @@ class StepStats:
         num_steps_in_flight: Steps that were scheduled and not done when this one was, with it.
         schedule_ms: Milliseconds to choose and book the step.
         model_ms: Milliseconds of the forward pass, in all stages of a pipeline together, without
-            the time that they wait for each other.
+            the time that they wait for each other; on GPUs, with what the last one waits.
         sample_ms: Milliseconds to choose the tokens.
     """
 
