@@ -25,6 +25,7 @@ from furiosa_llm.replicas.pool import ReplicaPool
 from furiosa_llm.replicas.sizing import check_fits_memory, choose_num_replicas, weights_bytes
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.tokenization import Tokenizer
+from furiosa_llm.transformers_import import leave_torch_out
 
 if TYPE_CHECKING:
     from furiosa_llm.execution.prepared_model import PreparedModel
@@ -140,6 +141,8 @@ def _start_replicas(args: EngineArgs, placement: Placement) -> StartedCore:
     launcher = LauncherProcess(Launch(args, placement, time.monotonic()))
     with contextlib.ExitStack() as stack:
         stack.callback(launcher.close)
+        if not args.trust_remote_code:  # what comes with a checkpoint may ask for anything
+            leave_torch_out()
         try:
             with loading_libraries() as loading:
                 tokenizer = Tokenizer.from_engine_args(args)

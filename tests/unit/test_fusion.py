@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,3 +114,22 @@ def test_a_model_with_experts_is_not_called_deterministic(
         ModelLoadError, match=r"Qwen3MoeForCausalLM is not deterministic: .*Experts"
     ):
         load(checkpoint("Qwen3Moe")).fused(quantization=None, deterministic=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells what is mapped")
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_the_file_of_weights_that_are_packed_is_not_mapped_any_more(
+    quantization: str | None, checkpoint: Callable[[str], Path]
+) -> None:
+    path = checkpoint("Llama")
+    loaded = load(path)
+    assert str(path) in Path("/proc/self/maps").read_text()
+
+    gc.disable()  # it would also free what waits in a cycle
+    try:
+        loaded = loaded.fused(quantization=quantization, deterministic=False)
+
+        assert str(path) not in Path("/proc/self/maps").read_text()
+    finally:
+        gc.enable()
+    assert loaded.model.get_input_embeddings().weight.isfinite().all()

@@ -66,10 +66,12 @@ def find_attention_layers(
                 said = model(**inputs, use_cache=False).last_hidden_state[:, kept]
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ModelLoadError(f"a trial run fails with {type(error).__name__}: {error}") from error
+    finally:
+        layers, probe.layers = probe.layers, []  # transformers keeps the probe as long as it lives
     if not _is_close(said[0, 0], said[1, 1]):
         raise ModelLoadError("what it says of a token depends on where the token lies in a batch")
     use_attention(model, ATTENTION_NAME)
-    return probe.layers
+    return layers
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class FusedRmsNorm(nn.Module):
         is_norm = type(module).__name__.endswith("RMSNorm")
         if not (is_norm and isinstance(epsilon, float) and _is_plain_vector(weight)):
             return []
-        scale = weight.detach().contiguous().numpy()  # type: ignore[union-attr]
+        scale = weight.detach().clone().numpy()  # type: ignore[union-attr]
         return [cls(scale, epsilon), cls(scale + np.float32(1.0), epsilon)]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

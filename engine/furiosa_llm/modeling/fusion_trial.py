@@ -80,6 +80,7 @@ class Trial:
         try:
             return self._run(self._layers, self._note_attention)
         finally:
+            paged_attention.unbind(self._layers)  # else what is replaced would outlive the trial
             for hook in hooks:
                 hook.remove()
 

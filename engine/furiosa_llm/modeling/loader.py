@@ -69,6 +69,7 @@ class LoadedModel:
                 raise ModelLoadError(
                     f"{name} cannot be quantised to {quantization}: {error}"
                 ) from error
+        _release_files(self.model, num_parameters=self.num_parameters)
         if deterministic:
             try:
                 make_deterministic(self.model)
@@ -146,6 +147,18 @@ def load_model(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         stage=part.stage,
     )
+
+
+def _release_files(model: torch.nn.Module, *, num_parameters: int) -> None:
+    """Copies the weights that are left, where they are the lesser part of what was loaded.
+
+    As long as one of them lies in a file that is mapped, the pages of all the others, which were
+    packed, count as memory of this process.
+    """
+    left = list(model.parameters())
+    if 2 * sum(parameter.numel() for parameter in left) < num_parameters:
+        for parameter in left:
+            parameter.data = parameter.data.clone()
 
 
 def _why_not_loaded(config: PretrainedConfig, error: Exception) -> str:

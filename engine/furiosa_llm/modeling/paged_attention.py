@@ -104,6 +104,12 @@ def bind(
         setattr(layer.module, _ATTRIBUTE, PagedLayer(cache, step, backend))
 
 
+def unbind(layers: Sequence[AttentionLayer]) -> None:
+    """Takes from each layer what `bind` gave it."""
+    for layer in layers:
+        vars(layer.module).pop(_ATTRIBUTE, None)
+
+
 def _attention_forward(  # noqa: PLR0913 - the signature is that of transformers
     module: torch.nn.Module,
     query: torch.Tensor,
