@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from transformers.utils import import_utils
 
+from furiosa_llm.tokenization import Tokenizer
 from furiosa_llm.transformers_import import KeptOffers, Offers
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +135,26 @@ def test_transformers_offers_the_same_whether_it_was_hastened_or_not(tmp_path: P
 def test_transformers_has_the_functions_that_are_replaced() -> None:
     assert callable(import_utils.create_import_structure_from_path)
     assert callable(import_utils.is_torch_distributed_available)
+
+
+def test_a_tokenizer_needs_no_torch_and_a_process_without_it_is_not_told_to_install_it() -> None:
+    said = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "import sys\n"
+            "from furiosa_llm.transformers_import import hasten_transformers, leave_torch_out\n"
+            "hasten_transformers(None)\n"
+            "leave_torch_out()\n"
+            "from furiosa_llm.tokenization import Tokenizer\n"
+            "tokenizer = Tokenizer('samples/tiny-llama')\n"
+            "print(tokenizer.encode('12 + 30 ='), 'torch' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "engine")},
+    )
+
+    expected = Tokenizer(str(ROOT / "samples" / "tiny-llama")).encode("12 + 30 =")
+    assert (said.stdout, said.stderr) == (f"{expected} False\n", "")
