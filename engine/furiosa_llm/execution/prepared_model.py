@@ -16,7 +16,7 @@ from furiosa_llm.execution.forward_pass import ForwardPass
 from furiosa_llm.execution.gpu_device import GpuDevice
 from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars
-from furiosa_llm.execution.heap import keep_freed_memory
+from furiosa_llm.execution.heap import give_freed_memory_back, keep_freed_memory
 from furiosa_llm.execution.model_options import (
     choose_max_model_len,
     dtype_of,
@@ -206,6 +206,7 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
         return prepare_on_gpu(args, loaded, GpuDevice.of(place), is_alone=True)
     keep_compiled(KERNELS, args.cache_dir)
     loaded = loaded.fused(quantization=args.quantization, deterministic=args.deterministic)
+    give_freed_memory_back()
     max_model_len = choose_max_model_len(args, loaded)
     num_blocks = kv_cache.choose_num_blocks(
         args,
