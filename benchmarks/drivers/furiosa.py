@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from benchmarks.drivers.common import Answers, measure, read_task
 from benchmarks.workloads import WorkloadRow
 from furiosa_llm import EngineArgs, LLMEngine, RequestOutputKind, SamplingParams
+from furiosa_llm.config import default_cache_dir
 from furiosa_llm.options import options_of
+from furiosa_llm.torch_import import hasten_torch
+from furiosa_llm.transformers_import import hasten_transformers
 
 
 def main() -> None:
@@ -28,6 +31,8 @@ def main() -> None:
         help="an engine option, as enable_prefix_caching=False",
     )
     task = read_task(parser)
+    hasten_torch()  # this process is the driver's own, as that of `furiosa-llm` is
+    hasten_transformers(default_cache_dir())
     engine = LLMEngine.from_engine_args(
         engine_args(task.model, task.args.set), num_prompts=len(task.rows)
     )
