@@ -11,8 +11,8 @@ from importlib.abc import MetaPathFinder
 
 import click
 
-from furiosa_llm.torch_import import hasten_torch
-from furiosa_llm.transformers_import import hasten_transformers
+from furiosa_llm.library_imports.quick_torch import hasten_torch
+from furiosa_llm.library_imports.quick_transformers import hasten_transformers
 
 
 @dataclass(frozen=True, slots=True)

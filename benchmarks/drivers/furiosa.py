@@ -15,9 +15,9 @@ from benchmarks.drivers.common import Answers, measure, read_task
 from benchmarks.workloads import WorkloadRow
 from furiosa_llm import EngineArgs, LLMEngine, RequestOutputKind, SamplingParams
 from furiosa_llm.config import default_cache_dir
+from furiosa_llm.library_imports.quick_torch import hasten_torch
+from furiosa_llm.library_imports.quick_transformers import hasten_transformers
 from furiosa_llm.options import options_of
-from furiosa_llm.torch_import import hasten_torch
-from furiosa_llm.transformers_import import hasten_transformers
 
 
 def main() -> None:

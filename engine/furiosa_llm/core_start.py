@@ -14,7 +14,8 @@ from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.execution.step_queue import queue_for
-from furiosa_llm.library_imports import Loading, loading_libraries
+from furiosa_llm.library_imports.loading import Loading, loading_libraries
+from furiosa_llm.library_imports.quick_transformers import leave_torch_out
 from furiosa_llm.machine_limits import count_gpus
 from furiosa_llm.memory_limits import free_memory_bytes
 from furiosa_llm.outputs import RequestOutput, StepStats
@@ -25,7 +26,6 @@ from furiosa_llm.replicas.pool import ReplicaPool
 from furiosa_llm.replicas.sizing import check_fits_memory, choose_num_replicas, weights_bytes
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.tokenization import Tokenizer
-from furiosa_llm.transformers_import import leave_torch_out
 
 if TYPE_CHECKING:
     from furiosa_llm.execution.prepared_model import PreparedModel

@@ -12,7 +12,7 @@ import click
 
 from furiosa_llm.artifact_builder.options import BuildOptions
 from furiosa_llm.config import default_cache_dir
-from furiosa_llm.library_imports import loading_libraries
+from furiosa_llm.library_imports.loading import loading_libraries
 from furiosa_llm_cli.command import INPUT_AND_OUTPUT, SectionedCommand
 from furiosa_llm_cli.formats import count, data_size, duration, percent
 from furiosa_llm_cli.options import Verbosity, build_options, display_options, option

@@ -11,7 +11,7 @@ import click
 
 from furiosa_llm.device_mesh import DeviceMesh, build_mesh
 from furiosa_llm.devices import expand_devices, parse_devices
-from furiosa_llm.library_imports import loading_libraries
+from furiosa_llm.library_imports.loading import loading_libraries
 from furiosa_llm.memory_limits import free_memory_bytes
 from furiosa_llm_cli.formats import gibibytes, one_line
 from furiosa_llm_cli.machine import Gpu, Machine, gpus, machine, usable_cores, variables, versions

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from furiosa_llm.config import ModelInfo
 from furiosa_llm.errors import ModelLoadError
-from furiosa_llm.meta_kernels_import import with_meta_kernels
+from furiosa_llm.library_imports.meta_kernels import with_meta_kernels
 from furiosa_llm.modeling import adapters, paged_attention
 from furiosa_llm.modeling.fusion import fuse, make_deterministic, quantize
 from furiosa_llm.modeling.model_config import (

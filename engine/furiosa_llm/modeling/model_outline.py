@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from furiosa_llm.errors import ModelLoadError
-from furiosa_llm.meta_kernels_import import with_meta_kernels
+from furiosa_llm.library_imports.meta_kernels import with_meta_kernels
 from furiosa_llm.modeling.model_config import (
     load_config,
     max_model_len_of,

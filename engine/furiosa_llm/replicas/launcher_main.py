@@ -7,11 +7,11 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-from furiosa_llm.library_imports import loading_libraries
+from furiosa_llm.library_imports.loading import loading_libraries
+from furiosa_llm.library_imports.quick_torch import hasten_torch
+from furiosa_llm.library_imports.quick_transformers import hasten_transformers
 from furiosa_llm.replicas.messages import Launch
 from furiosa_llm.replicas.parent_watch import ending_with
-from furiosa_llm.torch_import import hasten_torch
-from furiosa_llm.transformers_import import hasten_transformers
 
 
 def main(descriptor: int) -> None:

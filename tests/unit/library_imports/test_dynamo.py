@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIRST = """
 import json, sys
-from furiosa_llm.dynamo_import import delay_dynamo
+from furiosa_llm.library_imports.dynamo import delay_dynamo
 delay_dynamo()
 import torch
 def is_loaded():

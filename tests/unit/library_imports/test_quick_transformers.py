@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from transformers.utils import import_utils
 
+from furiosa_llm.library_imports.quick_transformers import KeptOffers, Offers
 from furiosa_llm.tokenization import Tokenizer
-from furiosa_llm.transformers_import import KeptOffers, Offers
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Tells all that transformers says it has and where, and whether it counts on torch.distributed.
 SCRIPT = """
 import hashlib, sys
-from furiosa_llm.transformers_import import hasten_transformers
+from furiosa_llm.library_imports.quick_transformers import hasten_transformers
 {first}
 import transformers, transformers.models
 from transformers.utils.import_utils import is_torch_distributed_available
@@ -142,9 +142,9 @@ def test_a_tokenizer_needs_no_torch_and_a_process_without_it_is_not_told_to_inst
         [
             *(sys.executable, "-c"),
             "import sys\n"
-            "from furiosa_llm.transformers_import import hasten_transformers, leave_torch_out\n"
-            "hasten_transformers(None)\n"
-            "leave_torch_out()\n"
+            "from furiosa_llm.library_imports import quick_transformers\n"
+            "quick_transformers.hasten_transformers(None)\n"
+            "quick_transformers.leave_torch_out()\n"
             "from furiosa_llm.tokenization import Tokenizer\n"
             "tokenizer = Tokenizer('samples/tiny-llama')\n"
             "print(tokenizer.encode('12 + 30 ='), 'torch' in sys.modules)",

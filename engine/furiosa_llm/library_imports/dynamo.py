@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
 
-from furiosa_llm.delayed_import import DelayedModule, delay, load_whole
+from furiosa_llm.library_imports.delayed import DelayedModule, delay, load_whole
 
 _PACKAGE = "torch._dynamo"
 _STANDS_ALONE = "torch._dynamo._trace_wrapped_higher_order_op"  # asks nothing of the package

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIRST = """
 import json, sys
-from furiosa_llm.meta_kernels_import import with_meta_kernels
-from furiosa_llm.torch_import import hasten_torch
-from furiosa_llm.transformers_import import hasten_transformers
+from furiosa_llm.library_imports.meta_kernels import with_meta_kernels
+from furiosa_llm.library_imports.quick_torch import hasten_torch
+from furiosa_llm.library_imports.quick_transformers import hasten_transformers
 hasten_torch()
 hasten_transformers(None)
 import torch
@@ -118,7 +118,7 @@ def test_asking_the_module_brings_the_whole() -> None:
 def test_files_are_told_to_inspect_as_it_would_find_them() -> None:
     told = tell("""
 import inspect
-from furiosa_llm.torch_import import _MODULES_WITH_OPERATORS
+from furiosa_llm.library_imports.quick_torch import _MODULES_WITH_OPERATORS
 files = {name: file for file, name in inspect.modulesbyfile.items()}
 told["wrong"] = [
     name

@@ -1,4 +1,4 @@
-"""Settings for the import of torch, transformers and what they bring along."""
+"""Surrounds the import of large libraries: without the garbage collector, and timed."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from furiosa_llm.delayed_import import DelayedModule, delay, load_whole
+from furiosa_llm.library_imports.delayed import DelayedModule, delay, load_whole
 
 _MODULE = "torch._meta_registrations"
 # What all that traces loads. The last one and the second load each other.

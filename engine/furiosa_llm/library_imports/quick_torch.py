@@ -6,8 +6,8 @@ import inspect
 from importlib.util import find_spec
 from pathlib import Path
 
-from furiosa_llm.dynamo_import import delay_dynamo
-from furiosa_llm.meta_kernels_import import delay_meta_kernels
+from furiosa_llm.library_imports.dynamo import delay_dynamo
+from furiosa_llm.library_imports.meta_kernels import delay_meta_kernels
 
 # They define operators when they are loaded, and torch asks in which file that is.
 _MODULES_WITH_OPERATORS = (
