@@ -7,8 +7,8 @@ and before any other uses them. Where transformers has no function of the name, 
   Here they are read once, and what was found is kept on disk as long as no file changes.
 - It loads all of torch's distributed tensors wherever torch has them: 0.4 s. A process that runs
   no ranks is told that torch has none, as it would be by a torch that was built without.
-- It loads torch itself for a tokenizer, which does not need it: 1.5 s and 200 MB. A process whose
-  models run in others is told that there is no torch.
+- It loads torch itself for a tokenizer, which does not need it: a second, and 167 MiB. A process
+  whose models run in others is told that there is no torch.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+from tests.fresh_process import run_code
+
 FIRST = """
 import json, sys
 from furiosa_llm.library_imports.meta_kernels import with_meta_kernels
@@ -26,16 +23,7 @@ print(json.dumps(told))
 
 
 def tell(code: str) -> dict[str, object]:
-    paths = os.pathsep.join([str(ROOT / "engine"), str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, "-c", FIRST + code + LAST],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    assert done.returncode == 0, done.stderr
-    told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    told: dict[str, object] = json.loads(run_code(FIRST + code + LAST).stdout.splitlines()[-1])
     return told
 
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +8,8 @@ from transformers.utils import import_utils
 
 from furiosa_llm.library_imports.quick_transformers import KeptOffers, Offers
 from furiosa_llm.tokenization import Tokenizer
+from tests.fresh_process import ROOT, run_code
 
-ROOT = Path(__file__).parents[3]
 # Tells all that transformers says it has and where, and whether it counts on torch.distributed.
 SCRIPT = """
 import hashlib, sys
@@ -108,15 +105,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(
 
 
 def said_by_transformers(first: str) -> list[str]:
-    paths = os.pathsep.join([str(ROOT / "engine"), str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(first=first)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    return done.stdout.splitlines()
+    return run_code(SCRIPT.format(first=first)).stdout.splitlines()
 
 
 def test_transformers_offers_the_same_whether_it_was_hastened_or_not(tmp_path: Path) -> None:
@@ -138,22 +127,14 @@ def test_transformers_has_the_functions_that_are_replaced() -> None:
 
 
 def test_a_tokenizer_needs_no_torch_and_a_process_without_it_is_not_told_to_install_it() -> None:
-    said = subprocess.run(
-        [
-            *(sys.executable, "-c"),
-            "import sys\n"
-            "from furiosa_llm.library_imports import quick_transformers\n"
-            "quick_transformers.hasten_transformers(None)\n"
-            "quick_transformers.leave_torch_out()\n"
-            "from furiosa_llm.tokenization import Tokenizer\n"
-            "tokenizer = Tokenizer('samples/tiny-llama')\n"
-            "print(tokenizer.encode('12 + 30 ='), 'torch' in sys.modules)",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "engine")},
+    said = run_code(
+        "import sys\n"
+        "from furiosa_llm.library_imports import quick_transformers\n"
+        "quick_transformers.hasten_transformers(None)\n"
+        "quick_transformers.leave_torch_out()\n"
+        "from furiosa_llm.tokenization import Tokenizer\n"
+        "tokenizer = Tokenizer('samples/tiny-llama')\n"
+        "print(tokenizer.encode('12 + 30 ='), 'torch' in sys.modules)"
     )
 
     expected = Tokenizer(str(ROOT / "samples" / "tiny-llama")).encode("12 + 30 =")
