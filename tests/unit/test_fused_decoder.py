@@ -1,4 +1,4 @@
-"""A layer in one call against its own parts, one after the other."""
+"""Layers in one call against their own parts, one after the other."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import torch
 from furiosa_llm.modeling import paged_attention
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.core_threads import CoreThreads
-from furiosa_llm.modeling.fused_decoder import FusedDecoderLayer
+from furiosa_llm.modeling.decoder_memory import SharedMemory
+from furiosa_llm.modeling.fused_decoder import ComputedBefore, FusedDecoder, fused_decoders
 from furiosa_llm.modeling.fusion import use_threads
+from furiosa_llm.modeling.fusion_trial import Call
 from furiosa_llm.modeling.layer_cache import LayerCache
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
@@ -58,18 +60,19 @@ def inputs_of(model: Any, num_tokens: int) -> tuple[torch.Tensor, tuple[torch.Te
     return hidden, rotation
 
 
-def by_parts(layer: FusedDecoderLayer, hidden: torch.Tensor, rotation: object) -> torch.Tensor:
-    parts = dict(layer.named_children())
-    hidden = hidden + parts["self_attn"](parts["input_layernorm"](hidden), rotation)[0]
-    changes: torch.Tensor = parts["mlp"](parts["post_attention_layernorm"](hidden))
-    return hidden + changes
+def by_parts(decoder: FusedDecoder, hidden: torch.Tensor, rotation: object) -> torch.Tensor:
+    for layer in decoder.layers:
+        parts = dict(layer.named_children())
+        hidden = hidden + parts["self_attn"](parts["input_layernorm"](hidden), rotation)[0]
+        hidden = hidden + parts["mlp"](parts["post_attention_layernorm"](hidden))
+    return hidden
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "Mistral"])
 @pytest.mark.parametrize(("quantization", "tolerance"), [(None, 1e-5), ("int8", 2e-2)])
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_a_layer_in_one_call_computes_what_its_parts_do(
+def test_layers_in_one_call_compute_what_their_parts_do(
     name: str,
     quantization: str | None,
     tolerance: float,
@@ -77,15 +80,18 @@ def test_a_layer_in_one_call_computes_what_its_parts_do(
     checkpoint: Callable[[str], Path],
 ) -> None:
     loaded = load(checkpoint(name), quantization=quantization, num_threads=num_threads)
-    layer = loaded.model.model.layers[0]
-    assert isinstance(layer, FusedDecoderLayer)
+    decoder, *others = loaded.model.model.layers
+    assert isinstance(decoder, FusedDecoder)
+    assert others
+    assert all(isinstance(layer, ComputedBefore) for layer in others)
+    assert len(decoder.layers) == len(loaded.layers)
 
     for num_tokens in (1, 2, 40, 7):  # memory that grew for one step serves smaller ones
         hidden, rotation = inputs_of(loaded.model, num_tokens)
         bind(loaded, num_tokens)
-        expected = by_parts(layer, hidden, rotation)
+        expected = by_parts(decoder, hidden, rotation)
         before = hidden.clone()
-        actual = layer(hidden, position_embeddings=rotation)
+        actual = decoder(hidden, position_embeddings=rotation)
 
         assert torch.equal(hidden, before)
         assert (actual - expected).norm() <= tolerance * expected.norm()
@@ -98,13 +104,33 @@ def test_the_last_layer_computes_tokens_that_are_asked_for_to_the_bit(
     quantization: str | None, kept: list[int], checkpoint: Callable[[str], Path]
 ) -> None:
     loaded = load(checkpoint("Llama"), quantization=quantization)
-    first, *_, last = loaded.model.model.layers
+    last = loaded.model.model.layers[0]
+    first = FusedDecoder(last.layers, SharedMemory(), is_last=False)
     hidden, rotation = inputs_of(loaded.model, 9)
     bind(loaded, 9)
-    whole = [layer(hidden, position_embeddings=rotation) for layer in (first, last)]
+    whole = last(hidden, position_embeddings=rotation)
 
     bind(loaded, 9, kept)
-    with_kept = [layer(hidden, position_embeddings=rotation) for layer in (first, last)]
 
-    assert torch.equal(with_kept[0], whole[0])
-    assert torch.equal(with_kept[1][:, kept], whole[1][:, kept])
+    assert torch.equal(first(hidden, position_embeddings=rotation), whole)
+    assert torch.equal(last(hidden, position_embeddings=rotation)[:, kept], whole[:, kept])
+
+
+def test_layers_that_are_rotated_in_different_ways_are_computed_apart(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    decoder = load(checkpoint("Llama")).model.model.layers[0]
+    decoder.layers.extend([*decoder.layers])  # the same parts twice will do
+    layers = [
+        FusedDecoder([layer], SharedMemory(), is_last=False).layers[0] for layer in decoder.layers
+    ]
+    decoder.layers = torch.nn.ModuleList(layers)
+    rotations = [(), (), (1,), (1,)]
+    calls = {
+        layer: Call((), {"position_embeddings": rotation}, None)
+        for layer, rotation in zip(layers, rotations, strict=True)
+    }
+
+    replacements = fused_decoders(decoder, calls)
+
+    assert [type(replacements[layer]) for layer in layers] == [FusedDecoder, ComputedBefore] * 2

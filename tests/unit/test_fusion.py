@@ -13,7 +13,7 @@ from torch import nn
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling import fusion
 from furiosa_llm.modeling.fused_attention import FusedAttention
-from furiosa_llm.modeling.fused_decoder import FusedDecoderLayer
+from furiosa_llm.modeling.fused_decoder import FusedDecoder
 from furiosa_llm.modeling.fused_modules import FusedGatedMlp, FusedRmsNorm
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.packed_linear import Int8Linear, PackedLinear
@@ -24,12 +24,12 @@ def load(path: Path) -> LoadedModel:
 
 
 def kinds_in(model: nn.Module) -> set[type]:
-    kinds = {*ALL, FusedDecoderLayer, Int8Linear}
+    kinds = {*ALL, FusedDecoder, Int8Linear}
     return {type(module) for module in model.modules()} & kinds
 
 
 ALL = {FusedAttention, FusedGatedMlp, FusedRmsNorm, PackedLinear}
-WHOLE = {*ALL, FusedDecoderLayer}
+WHOLE = {*ALL, FusedDecoder}
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,32 @@
-"""Decoder layers that are computed by one kernel, from the fused modules that they consist of."""
+"""Decoder layers that are computed by one kernel, from the fused modules that they consist of.
+
+In a step with few tokens, what Python does for each layer takes a tenth of the time. So the first
+of a row of layers computes all of them, and those behind it hand on what they are given.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from furiosa_llm.modeling import decoder_kernel
 from furiosa_llm.modeling.attention_cpu import CpuAttention, attention_settings
-from furiosa_llm.modeling.barrier import new_counter
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.decoder_kernel import (
     DecoderAttention,
-    DecoderMemory,
     DecoderStep,
     DecoderWeights,
     NormWeights,
 )
+from furiosa_llm.modeling.decoder_memory import DecoderSizes, SharedMemory
 from furiosa_llm.modeling.fused_attention import FusedAttention
 from furiosa_llm.modeling.fused_modules import FusedGatedMlp, FusedRmsNorm
+from furiosa_llm.modeling.fusion_trial import Call
 from furiosa_llm.modeling.paged_attention import PagedLayer
-from furiosa_llm.modeling.products import rows_for
 
 _PARTS = {
     "input_layernorm": FusedRmsNorm,
@@ -32,87 +36,23 @@ _PARTS = {
 }
 
 
-class DecoderSizes(NamedTuple):
-    """Elements of a token."""
-
-    hidden: int
-    attended: int
-    projected: int
-    gated: int
-
-
-def _reserve(weights: DecoderWeights, sizes: DecoderSizes, num_tokens: int) -> DecoderMemory:
-    widest = max(sizes.projected, 2 * sizes.gated)
-    return DecoderMemory(
-        rows=rows_for(weights.qkv, num_tokens, max(sizes.hidden, sizes.attended, sizes.gated)),
-        projected=np.empty(num_tokens * widest, np.float32),
-        attended=np.empty(num_tokens * sizes.attended, np.float32),
-        changes=np.empty(num_tokens * sizes.hidden, np.float32),
-        counter=new_counter(),
-    )
-
-
-class SharedMemory:
-    """What layers that run one after the other keep their intermediate results in."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[type, DecoderSizes], tuple[int, DecoderMemory]] = {}
-
-    def for_step(
-        self, weights: DecoderWeights, sizes: DecoderSizes, num_tokens: int
-    ) -> DecoderMemory:
-        """Returns memory for so many tokens, the same to all layers of a precision and sizes."""
-        key = type(weights.qkv), sizes
-        most_tokens, memory = self._kept.get(key, (0, None))
-        if memory is None or num_tokens > most_tokens:
-            memory = _reserve(weights, sizes, num_tokens)
-            self._kept[key] = num_tokens, memory
-        return memory
-
-
 class FusedDecoderLayer(nn.Module):
-    """x = x + attention(norm(x)), then x = x + mlp(norm(x)), in one call.
+    """x = x + attention(norm(x)), then x = x + mlp(norm(x)): a layer of a `FusedDecoder`.
 
     Attributes:
-        threads: To compute with.
+        weights: As the kernel takes them.
+        sizes: Of what the kernel computes.
     """
 
-    def __init__(self, layer: nn.Module, memory: SharedMemory, *, is_last: bool) -> None:
-        """Takes over the parts of a layer; see `can_fuse`.
+    weights: DecoderWeights
+    sizes: DecoderSizes
 
-        Args:
-            layer: transformers' layer, with fused parts.
-            memory: Shared with layers of the same sizes.
-            is_last: Whether only tokens whose logits are asked for are needed of its output.
-        """
+    def __init__(self, layer: nn.Module) -> None:
+        """Takes over the parts of transformers' layer; see `can_fuse`."""
         super().__init__()
         for name in _PARTS:
             self.add_module(name, layer.get_submodule(name))
-        self.threads = CoreThreads(1)
-        self._is_last = is_last
-        self._memory = memory
         self.take_weights()
-
-    def take_weights(self) -> None:
-        """Computes with the weights that its parts have now."""
-        attention, mlp = self._attention, self._mlp
-        self._weights = DecoderWeights(
-            input_norm=_norm_weights(self.input_layernorm),
-            qkv=attention.qkv_proj.weights,
-            query_norm=NormWeights(attention.query_norm, attention.epsilon),
-            key_norm=NormWeights(attention.key_norm, attention.epsilon),
-            output=attention.o_proj.weights,
-            mlp_norm=_norm_weights(self.post_attention_layernorm),
-            gate_up=mlp.gate_up_proj.weights,
-            down=mlp.down_proj.weights,
-            gated_size=mlp.down_proj.in_features,
-        )
-        self._sizes = DecoderSizes(
-            hidden=attention.qkv_proj.in_features,
-            attended=attention.o_proj.in_features,
-            projected=attention.qkv_proj.out_features,
-            gated=mlp.down_proj.in_features,
-        )
 
     @staticmethod
     def can_fuse(layer: nn.Module) -> bool:
@@ -125,48 +65,41 @@ class FusedDecoderLayer(nn.Module):
             and not any(True for _ in layer.parameters(recurse=False))
         )
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        *_: object,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        **__: object,
-    ) -> torch.Tensor:
-        """[1, T, I] -> [1, T, I]. transformers passes more, which `fusion` found not to matter."""
+    def take_weights(self) -> None:
+        """Computes with the weights that its parts have now."""
+        attention, mlp = self._attention, self._mlp
+        self.weights = DecoderWeights(
+            input_norm=_norm_weights(self.input_layernorm),
+            qkv=attention.qkv_proj.weights,
+            query_norm=NormWeights(attention.query_norm, attention.epsilon),
+            key_norm=NormWeights(attention.key_norm, attention.epsilon),
+            output=attention.o_proj.weights,
+            mlp_norm=_norm_weights(self.post_attention_layernorm),
+            gate_up=mlp.gate_up_proj.weights,
+            down=mlp.down_proj.weights,
+            gated_size=mlp.down_proj.in_features,
+        )
+        self.sizes = DecoderSizes(
+            hidden=attention.qkv_proj.in_features,
+            attended=attention.o_proj.in_features,
+            projected=attention.qkv_proj.out_features,
+            gated=mlp.down_proj.in_features,
+        )
+
+    @property
+    def paged(self) -> PagedLayer[Any]:
+        """What its attention was bound to."""
+        return PagedLayer.of(self._attention)
+
+    def attention(self, block_size: int) -> DecoderAttention:
+        """Returns the settings of its attention."""
         attention = self._attention
-        paged = PagedLayer.of(attention)
-        assert isinstance(paged.backend, CpuAttention)
-        layout, cache = paged.layout, paged.cache
-        output = hidden_states.clone()
-        hidden = output[0].numpy()
-        cos, sin = position_embeddings
-        tasks, kept = layout.kept_part if self._is_last else (layout.tasks, layout.all_tokens)
-        settings = DecoderAttention(
+        return DecoderAttention(
             attention.num_heads,
             attention.head_size,
-            cache.block_size,
+            block_size,
             *attention_settings(attention.params),
         )
-        step = DecoderStep(
-            cos[0].numpy(),
-            sin[0].numpy(),
-            layout.slot_mapping.numpy(),
-            tasks.numpy(),
-            layout.query_start_loc.numpy(),
-            layout.seq_lens.numpy(),
-            layout.block_tables.numpy(),
-            paged.backend.heads_per_unit(len(tasks), cache.shape.num_kv_heads),
-            kept.numpy(),
-        )
-        memory = self._memory.for_step(self._weights, self._sizes, len(hidden))
-        blocks = cache.blocks.numpy()
-        self.threads.share(
-            lambda share, num_shares: decoder_kernel.run_layer(
-                hidden, self._weights, settings, step, blocks, memory, (share, num_shares)
-            ),
-            num_units=self.threads.num_threads,  # all meet at the barriers
-        )
-        return output
 
     @property
     def _attention(self) -> Any:
@@ -177,13 +110,131 @@ class FusedDecoderLayer(nn.Module):
         return self.mlp
 
 
-def fused_decoders(model: nn.Module) -> dict[nn.Module, FusedDecoderLayer]:
-    """Returns the layers of a model that can be replaced, and what may compute the same."""
-    layers = [module for module in model.modules() if FusedDecoderLayer.can_fuse(module)]
+class FusedDecoder(nn.Module):
+    """Layers that follow each other, in one call.
+
+    Attributes:
+        threads: To compute with.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], memory: SharedMemory, *, is_last: bool) -> None:
+        """Takes over the parts of layers.
+
+        Args:
+            layers: transformers' own, with fused parts.
+            memory: Shared with other layers of the model.
+            is_last: Whether only tokens whose logits are asked for are needed of the output.
+        """
+        super().__init__()
+        self.layers = nn.ModuleList(FusedDecoderLayer(layer) for layer in layers)
+        self.threads = CoreThreads(1)
+        self._is_last = is_last
+        self._memory = memory
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *_: object,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        **__: object,
+    ) -> torch.Tensor:
+        """[1, T, I] -> [1, T, I]. transformers passes more, which `fusion` found not to matter."""
+        output = hidden_states.clone()
+        hidden = output[0].numpy()
+        calls = self._calls(len(hidden), position_embeddings)
+
+        def compute(share: int, num_shares: int) -> None:
+            for call in calls:
+                decoder_kernel.run_layer(hidden, *call, (share, num_shares))
+
+        self.threads.share(compute, num_units=self.threads.num_threads)  # all meet at barriers
+        return output
+
+    def _calls(
+        self, num_tokens: int, position_embeddings: tuple[torch.Tensor, torch.Tensor]
+    ) -> list[tuple[Any, ...]]:
+        """Returns what the kernel is given for each layer, between hidden states and threads."""
+        layers: list[Any] = list(self.layers)
+        steps: dict[tuple[int, bool], DecoderStep] = {}
+        calls = []
+        for layer in layers:
+            paged = layer.paged
+            is_last = self._is_last and layer is layers[-1]
+            key = paged.cache.shape.num_kv_heads, is_last
+            if key not in steps:
+                steps[key] = _step(paged, position_embeddings, is_last=is_last)
+            calls.append(
+                (
+                    layer.weights,
+                    layer.attention(paged.cache.block_size),
+                    steps[key],
+                    paged.cache.blocks.numpy(),
+                    self._memory.for_step(layer.weights, layer.sizes, num_tokens),
+                )
+            )
+        return calls
+
+
+class ComputedBefore(nn.Module):
+    """Stands for a layer that a `FusedDecoder` before it has computed."""
+
+    def forward(self, hidden_states: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        """Returns what it is given."""
+        return hidden_states
+
+
+def fused_decoders(
+    model: nn.Module, calls: Mapping[nn.Module, Call]
+) -> dict[nn.Module, FusedDecoder | ComputedBefore]:
+    """Returns the layers of a model that can be replaced, and what may compute the same.
+
+    Args:
+        model: With fused modules.
+        calls: Of its layers; those that are given the same rotation can be computed together.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    rows = [
+        list(row)
+        for layers in lists
+        for can_fuse, row in itertools.groupby(layers, lambda layer: _kind(layer, calls))
+        if can_fuse is not None
+    ]
     memory = SharedMemory()
-    return {
-        layer: FusedDecoderLayer(layer, memory, is_last=layer is layers[-1]) for layer in layers
-    }
+    replacements: dict[nn.Module, FusedDecoder | ComputedBefore] = {}
+    for row in rows:
+        replacements[row[0]] = FusedDecoder(row, memory, is_last=row is rows[-1])
+        replacements.update((layer, ComputedBefore()) for layer in row[1:])
+    return replacements
+
+
+def _kind(layer: nn.Module, calls: Mapping[nn.Module, Call]) -> int | None:
+    """Returns what is equal for layers that can be computed together; None if it cannot be."""
+    if layer not in calls or not FusedDecoderLayer.can_fuse(layer):
+        return None
+    return id(calls[layer].keywords.get("position_embeddings"))
+
+
+def _step(
+    paged: PagedLayer[Any],
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    *,
+    is_last: bool,
+) -> DecoderStep:
+    layout = paged.layout
+    assert isinstance(paged.backend, CpuAttention)
+    cos, sin = position_embeddings
+    tasks, kept = layout.kept_part if is_last else (layout.tasks, layout.all_tokens)
+    return DecoderStep(
+        cos[0].numpy(),
+        sin[0].numpy(),
+        layout.slot_mapping.numpy(),
+        tasks.numpy(),
+        layout.query_start_loc.numpy(),
+        layout.seq_lens.numpy(),
+        layout.block_tables.numpy(),
+        paged.backend.heads_per_unit(len(tasks), paged.cache.shape.num_kv_heads),
+        kept.numpy(),
+    )
 
 
 def _norm_weights(norm: Any) -> NormWeights:

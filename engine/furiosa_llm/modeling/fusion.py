@@ -17,7 +17,11 @@ from torch import nn
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fused_attention import FusedAttention
-from furiosa_llm.modeling.fused_decoder import FusedDecoderLayer, fused_decoders
+from furiosa_llm.modeling.fused_decoder import (
+    FusedDecoder,
+    FusedDecoderLayer,
+    fused_decoders,
+)
 from furiosa_llm.modeling.fused_modules import FusedGatedMlp, FusedRmsNorm
 from furiosa_llm.modeling.fusion_trial import NUM_TOKENS, Call, Trial, is_close, new_cache
 from furiosa_llm.modeling.packed_linear import Int8Linear, PackedLinear, can_pack
@@ -55,7 +59,7 @@ def fuse(
         swaps.undo()
         return tuple(layers)
     swaps = _Swaps(model)
-    for layer, decoder in fused_decoders(model).items():
+    for layer, decoder in fused_decoders(model, trial.calls).items():
         swaps.put(layer, decoder)
     if not trial.says(expected, fused):
         swaps.undo()
@@ -98,7 +102,7 @@ def make_deterministic(model: nn.Module) -> None:
 def use_threads(model: nn.Module, threads: CoreThreads) -> None:
     """Lets the fused modules of a model compute with these threads."""
     for module in model.modules():
-        if isinstance(module, PackedLinear | FusedDecoderLayer):
+        if isinstance(module, PackedLinear | FusedDecoder):
             module.threads = threads
 
 

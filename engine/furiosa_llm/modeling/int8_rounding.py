@@ -6,6 +6,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from furiosa_llm.modeling import huge_pages
 from furiosa_llm.modeling.int8_matmul import Int8Weights
 from furiosa_llm.modeling.int8_rows import padded_size
 from furiosa_llm.modeling.int8_tile import (
@@ -35,7 +36,7 @@ def round_weights(weights: FloatWeights) -> Int8Weights:
     """
     num_outputs = weights.bias.size
     num_inputs = weights.packed.size // num_outputs
-    numbers = np.zeros(num_outputs * padded_size(num_inputs), np.int8)
+    numbers = huge_pages.zeros([num_outputs * padded_size(num_inputs)], np.int8)
     initial, factors = np.zeros(num_outputs, np.int32), np.empty(num_outputs, np.float32)
     round_panels(weights.packed, num_inputs, numbers, initial, factors)
     return Int8Weights(packed=numbers, initial=initial, factors=factors, bias=weights.bias)

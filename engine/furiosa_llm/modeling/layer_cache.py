@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from furiosa_llm.modeling import huge_pages
+
 _VALUE_MULTIPLE = 16  # elements that a kernel on a CPU handles at once
 
 
@@ -47,8 +49,7 @@ class LayerCache:
     def allocate(cls, shape: LayerShape, *, num_blocks: int, block_size: int) -> LayerCache:
         """Reserves the memory, whose pages are taken only as blocks are written."""
         head_span = (shape.key_size + shape.padded_value_size) * block_size
-        # Unlike torch.zeros, this leaves the pages untouched until then.
-        blocks = np.zeros((num_blocks, shape.num_kv_heads, head_span), np.float32)
+        blocks = huge_pages.zeros((num_blocks, shape.num_kv_heads, head_span), np.float32)
         return cls(blocks=torch.from_numpy(blocks), shape=shape, block_size=block_size)
 
     @property

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 import torch
 
+from furiosa_llm.modeling import huge_pages
 from furiosa_llm.modeling.layer_kernels import Floats
 from furiosa_llm.modeling.matmul_tile import (
     MAX_TILE_ROWS,
@@ -37,7 +38,7 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> FloatWeights:
     """Lays a weight [O, I] and a bias [O], or zeros in its place, out in panels."""
     num_outputs, num_inputs = weight.shape
     num_panels = -(-num_outputs // PANEL_WIDTH)
-    panels = np.zeros((num_panels, num_inputs, PANEL_WIDTH), np.float32)
+    panels = huge_pages.zeros((num_panels, num_inputs, PANEL_WIDTH), np.float32)
     for panel in range(num_panels):
         rows = weight[panel * PANEL_WIDTH : (panel + 1) * PANEL_WIDTH]
         panels[panel, :, : len(rows)] = rows.t().numpy()
