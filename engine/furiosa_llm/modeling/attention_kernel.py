@@ -14,11 +14,11 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from furiosa_llm.modeling.float_tile import tile_product
 from furiosa_llm.modeling.matmul_tile import (
     MAX_TILE_ROWS,
     PANEL_VECTORS,
     PANEL_WIDTH,
-    tile_product,
 )
 from furiosa_llm.modeling.simd import (
     LANES,
@@ -45,10 +45,11 @@ _LOWEST = np.float32(-1e30)
 _LOG2_E = 1.4426950408889634
 _FEW_ROWS = 3  # of which tiles twice as wide fit into the registers
 
-# The next block is larger than a first cache.
-_multiply_panel = tile_product(PANEL_VECTORS, cache=2)
-_multiply_column = tile_product(1, cache=2)
-_multiply_wide = tile_product(2 * PANEL_VECTORS, cache=2, max_rows=_FEW_ROWS)
+# What a processor reads ahead of its own accord serves blocks best.
+_multiply_panel = tile_product(PANEL_VECTORS, fetches_ahead=False)
+_multiply_column = tile_product(1, fetches_ahead=False)
+_multiply_wide = tile_product(2 * PANEL_VECTORS, fetches_ahead=False, max_rows=_FEW_ROWS)
+_NOTHING_AHEAD = (0, 0)
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy")
@@ -154,16 +155,10 @@ def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
                 row_sum[row * LANES] = _ONE
         acc[: num_rows * heads_per_unit * padded_size] = _ZERO
 
-        next_task = min(unit + unit_stride, num_units - 1) // units_per_task
-        first_of_next = block_tables[tasks[next_task, 0], 0]
         first_block = max(start + shift - sliding_window + 1, 0) // block_size
         stop_block = (stop - 1 + shift) // block_size + 1
         for index in range(first_block, stop_block):
             block_start = block_tables[request, index] * num_kv_heads * head_span
-            next_block = first_of_next
-            if index + 1 < stop_block:
-                next_block = block_tables[request, index + 1]
-            ahead = next_block * num_kv_heads * head_span - block_start
             num_visible = min(stop + shift - index * block_size, block_size)  # by any row
             width = -(-num_visible // LANES) * LANES
             for kv_head in range(heads_per_unit):
@@ -173,7 +168,7 @@ def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
                 _multiply(
                     num_rows,
                     (queries, first * key_size, key_size),
-                    (cache, keys, block_size, key_size, width, ahead),
+                    (cache, keys, block_size, key_size, width),
                     (zeros, 0, 0),
                     (weights, 0, block_size),
                 )
@@ -199,7 +194,7 @@ def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
                 _multiply(
                     num_rows,
                     (weights, 0, block_size),
-                    (cache, values, padded_size, num_visible, padded_size, ahead),
+                    (cache, values, padded_size, num_visible, padded_size),
                     (acc, first * padded_size, padded_size),
                     (acc, first * padded_size, padded_size),
                 )
@@ -219,40 +214,38 @@ KERNELS = (store_tokens, attend)
 def _multiply(
     num_rows: int,
     inputs: tuple[Floats, int, int],
-    weights: tuple[Floats, int, int, int, int, int],
+    weights: tuple[Floats, int, int, int, int],
     initial: tuple[Floats, int, int],
     output: tuple[Floats, int, int],
 ) -> None:
     """Writes output = initial + inputs @ weights.
 
     Matrices are a flat array, where they begin, and how far apart their rows lie; that of weights
-    also how many rows and columns it has (a multiple of 16), and how far the next one is.
+    also how many rows and columns it has (a multiple of 16).
     """
-    matrix, start, stride, depth, width, ahead = weights
+    matrix, start, stride, depth, width = weights
     column = 0
     if num_rows <= _FEW_ROWS:
         while column + 2 * PANEL_WIDTH <= width:
             _multiply_wide(
-                *(num_rows, *inputs, matrix, start + column, stride, depth, (ahead, stride)),
+                *(num_rows, *inputs, matrix, start + column, stride, depth, _NOTHING_AHEAD),
                 *(initial[0], initial[1] + column, initial[2]),
                 *(output[0], output[1] + column, output[2]),
             )
             column += 2 * PANEL_WIDTH
     while column + PANEL_WIDTH <= width:
         for row in range(0, num_rows, MAX_TILE_ROWS):
-            distance = ahead if row == 0 else 0
             _multiply_panel(
                 *(min(num_rows - row, MAX_TILE_ROWS), *_place(inputs, row, 0)),
-                *(matrix, start + column, stride, depth, (distance, stride)),
+                *(matrix, start + column, stride, depth, _NOTHING_AHEAD),
                 *(*_place(initial, row, column), *_place(output, row, column)),
             )
         column += PANEL_WIDTH
     while column < width:
         for row in range(0, num_rows, MAX_TILE_ROWS):
-            distance = ahead if row == 0 else 0
             _multiply_column(
                 *(min(num_rows - row, MAX_TILE_ROWS), *_place(inputs, row, 0)),
-                *(matrix, start + column, stride, depth, (distance, stride)),
+                *(matrix, start + column, stride, depth, _NOTHING_AHEAD),
                 *(*_place(initial, row, column), *_place(output, row, column)),
             )
         column += LANES

@@ -129,7 +129,12 @@ class _Int8Tile(Tile):
         output: tuple[Any, Any],
     ) -> None:
         super().__init__(
-            builder, num_vectors=PANEL_VECTORS, cache=1, depth=depth, ahead=ahead, output=output
+            builder,
+            num_vectors=PANEL_VECTORS,
+            fetches_ahead=True,
+            depth=depth,
+            ahead=ahead,
+            output=output,
         )
         self._inputs, self._weights = inputs, weights
         self._initial, self._factors, self._bias = columns
@@ -204,7 +209,7 @@ class _Int8Tile(Tile):
         pointer, stride = self._ahead
         start = builder.gep(pointer, [builder.mul(d, stride)])
         for line in range(STEP_GROUPS * self._num_vectors):
-            fetch(builder, builder.gep(start, [_INT64(line * LANES * GROUP)]), cache=self._cache)
+            fetch(builder, builder.gep(start, [_INT64(line * LANES * GROUP)]))
 
 
 def _sums_by_avx2(builder: Any, numbers: list[Any], weights: list[Any]) -> Any:

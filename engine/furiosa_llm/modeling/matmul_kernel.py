@@ -13,18 +13,18 @@ import numpy as np
 import torch
 
 from furiosa_llm.modeling import huge_pages
+from furiosa_llm.modeling.float_tile import tile_product
 from furiosa_llm.modeling.layer_kernels import Floats
 from furiosa_llm.modeling.matmul_tile import (
     MAX_TILE_ROWS,
     PANEL_VECTORS,
     PANEL_WIDTH,
-    tile_product,
 )
 
 _MAX_DEPTH = 2048  # so that a part of a panel stays in a core's own cache for all tiles of rows
 _MAX_CACHED_INPUTS = 1 << 16  # elements; half of what such a cache holds, or less
 
-_multiply_tile = tile_product(PANEL_VECTORS, cache=1)
+_multiply_tile = tile_product(PANEL_VECTORS, fetches_ahead=True)
 
 
 class FloatWeights(NamedTuple):

@@ -213,12 +213,12 @@ def exponential2(x: Any) -> Any:
     return scale_by_power(fma(f, power, splat(_ONE)), whole)
 
 
-def fetch(builder: Any, pointer: Any, *, cache: int = 1, to_write: bool = False) -> None:
-    """Emits the order to bring a line into the first or second cache of a core."""
+def fetch(builder: Any, pointer: Any, *, to_write: bool = False) -> None:
+    """Emits the order to bring a line into a core's first cache."""
     operands = [_BYTES, _INT, _INT, _INT]
     function_type = ir.FunctionType(ir.VoidType(), operands)
     order = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0i8")
-    nearness, data = _INT(4 - cache), _INT(1)
+    nearness, data = _INT(3), _INT(1)
     line = builder.bitcast(pointer, _BYTES)
     builder.call(order, [line, _INT(int(to_write)), nearness, data])
 
