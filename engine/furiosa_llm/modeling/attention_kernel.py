@@ -172,25 +172,28 @@ def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
                     (zeros, 0, 0),
                     (weights, 0, block_size),
                 )
-                for row in range(num_rows):
-                    # Of the last one that it sees, within the block.
-                    position = start + row // group_size + shift - index * block_size
+                row = 0
+                for token in range(start, stop):
+                    # Of the last one that its queries see, within the block.
+                    position = token + shift - index * block_size
                     visible = (max(position - sliding_window + 1, 0), min(position + 1, width))
-                    scores = (weights, row * block_size, width)
-                    if softcap > 0:
-                        _cap(scores, softcap)
-                    _hide(scores, visible, _LOWEST)
-                    old = row_max[first + row]
-                    peaks = _peaks(scores, old)
-                    if exceeds(peaks, old):
-                        row_max[first + row] = max_of(peaks)
-                        shrink = exponential2(splat(old - row_max[first + row]))
-                        _scale(row_sum, (first + row) * LANES, LANES, shrink)
-                        _scale(acc, (first + row) * padded_size, padded_size, shrink)
-                    total = _exponentiate(scores, row_max[first + row])
-                    total = add(total, load(row_sum, (first + row) * LANES))
-                    store(row_sum, (first + row) * LANES, total)
-                    _hide(scores, visible, _ZERO)
+                    for _ in range(group_size):
+                        scores = (weights, row * block_size, width)
+                        if softcap > 0:
+                            _cap(scores, softcap)
+                        _hide(scores, visible, _LOWEST)
+                        old = row_max[first + row]
+                        peaks = _peaks(scores, old)
+                        if exceeds(peaks, old):
+                            row_max[first + row] = max_of(peaks)
+                            shrink = exponential2(splat(old - row_max[first + row]))
+                            _scale(row_sum, (first + row) * LANES, LANES, shrink)
+                            _scale(acc, (first + row) * padded_size, padded_size, shrink)
+                        total = _exponentiate(scores, row_max[first + row])
+                        total = add(total, load(row_sum, (first + row) * LANES))
+                        store(row_sum, (first + row) * LANES, total)
+                        _hide(scores, visible, _ZERO)
+                        row += 1
                 _multiply(
                     num_rows,
                     (weights, 0, block_size),
