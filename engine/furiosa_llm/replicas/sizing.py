@@ -12,7 +12,7 @@ from furiosa_llm.errors import ConfigError
 
 # For less, a second process with its Python is not worth its memory.
 MIN_SECONDS_OF_WORK = 5.0
-MIN_PROMPTS_OF_REPLICA = 4  # fewer rows in a step read the weights too often
+MIN_PROMPTS_OF_REPLICA = 8  # with fewer rows in a step, reading the weights takes the time
 REPLICA_BYTES = 2**30  # beside the weights, which are shared
 PROCESS_BYTES = 2**28  # that none can do without
 

@@ -22,8 +22,8 @@ PLENTY = 64 * GIB
     ("model_bytes", "num_prompts", "num_replicas"),
     [
         pytest.param(540 * 2**20, 1000, 4, id="a model of 135 million parameters, many rows"),
-        pytest.param(540 * 2**20, 11, 2, id="rows for two"),
-        pytest.param(540 * 2**20, 7, 1, id="a few rows"),
+        pytest.param(540 * 2**20, 23, 2, id="rows for two"),
+        pytest.param(540 * 2**20, 15, 1, id="a few rows"),
         pytest.param(5400 * 2**20, 7, 1, id="a few rows of much work"),
         pytest.param(3 * 2**20, 80, 1, id="a small model, a short run"),
         pytest.param(3 * 2**20, 100_000, 4, id="a small model, a long run"),
