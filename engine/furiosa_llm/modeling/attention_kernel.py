@@ -15,11 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from furiosa_llm.modeling.float_tile import tile_product
-from furiosa_llm.modeling.matmul_tile import (
-    MAX_TILE_ROWS,
-    PANEL_VECTORS,
-    PANEL_WIDTH,
-)
+from furiosa_llm.modeling.matmul_tile import MAX_TILE_ROWS, PANEL_VECTORS, PANEL_WIDTH
 from furiosa_llm.modeling.simd import (
     LANES,
     add,

@@ -20,7 +20,6 @@ from furiosa_llm.modeling.simd import LANES
 _INT64 = ir.IntType(64)
 _REGISTER_LANES = LANES if HAS_32_WIDE_REGISTERS else LANES // 2
 _REGISTER = ir.VectorType(ir.FloatType(), _REGISTER_LANES)
-_FLOAT_BYTES = 4
 
 
 def tile_product(num_vectors: int, *, fetches_ahead: bool, max_rows: int = MAX_TILE_ROWS) -> Any:
@@ -88,16 +87,16 @@ def tile_product(num_vectors: int, *, fetches_ahead: bool, max_rows: int = MAX_T
 
             weights = matrix(4)
             start, step = (builder.extract_value(values[8], part) for part in (0, 1))
+            ahead = builder.gep(weights[0], [start]), step
             emit_cases(
                 builder,
                 _FloatTile(
                     builder,
                     num_vectors=num_vectors,
-                    fetches_ahead=fetches_ahead,
                     depth=values[7],
                     inputs=matrix(1),
                     weights=weights,
-                    ahead=(builder.gep(weights[0], [start]), step),
+                    ahead=ahead if fetches_ahead else None,
                     initial=matrix(9),
                     output=matrix(12),
                 ),
@@ -117,22 +116,14 @@ class _FloatTile(Tile):
         builder: Any,
         *,
         num_vectors: int,
-        fetches_ahead: bool,
         depth: Any,
         inputs: tuple[Any, Any],
         weights: tuple[Any, Any],
-        ahead: tuple[Any, Any],
+        ahead: tuple[Any, Any] | None,
         initial: tuple[Any, Any],
         output: tuple[Any, Any],
     ) -> None:
-        super().__init__(
-            builder,
-            num_vectors=num_vectors,
-            fetches_ahead=fetches_ahead,
-            depth=depth,
-            ahead=ahead,
-            output=output,
-        )
+        super().__init__(builder, num_vectors=num_vectors, depth=depth, ahead=ahead, output=output)
         self._inputs, self._weights, self._initial = inputs, weights, initial
         self._width = num_vectors * LANES // _REGISTER_LANES
         self._fma = cgutils.get_or_insert_function(
@@ -146,45 +137,27 @@ class _FloatTile(Tile):
         builder = self._builder
         places = [(row, column) for row in range(num_rows) for column in range(self._width)]
         rows = [self._row(self._inputs, row) for row in range(num_rows)]
-        initial = [
-            builder.load(self._register(self._initial, *place), align=_FLOAT_BYTES)
-            for place in places
-        ]
+        initial = [self._load(self._initial, *place, _REGISTER) for place in places]
         self._fetch_output((row, i) for row in range(num_rows) for i in range(self._num_vectors))
+        # With few rows there is room for all their numbers and one weight beside the sums.
+        columns = range(self._width)
+        groups = [[column] for column in columns] if num_rows < self._width else [[*columns]]
 
         def products(d: Any, sums: list[Any]) -> list[Any]:
-            def number(row: int) -> Any:
-                return self._splat(builder.load(builder.gep(rows[row], [d])), _REGISTER)
-
-            def weight(column: int) -> Any:
-                line = builder.gep(weights, [builder.mul(d, weight_stride)])
-                place = self._register((line, _INT64(0)), 0, column)
-                return builder.load(place, align=_FLOAT_BYTES)
-
-            # Beside the sums there is room for the fewer of both, and one of the others at a time.
-            weights, weight_stride = self._weights
             totals = dict(zip(places, sums, strict=True))
-            if num_rows < self._width:
-                numbers = [number(row) for row in range(num_rows)]
-                for column in range(self._width):
-                    factor = weight(column)
-                    for row in range(num_rows):
-                        self._add_product(totals, (row, column), numbers[row], factor)
-            else:
-                factors = [weight(column) for column in range(self._width)]
-                numbers = [number(row) for row in range(num_rows)]
-                for place in places:
-                    self._add_product(totals, place, numbers[place[0]], factors[place[1]])
+            numbers = [self._splat(builder.load(builder.gep(row, [d])), _REGISTER) for row in rows]
+            for group in groups:
+                weights = [self._weight(d, column) for column in group]
+                for row, number in enumerate(numbers):
+                    for column, weight in zip(group, weights, strict=True):
+                        terms = number, weight, totals[row, column]
+                        totals[row, column] = builder.call(self._fma, terms)
             return [totals[place] for place in places]
 
         for place, total in zip(places, self._emit_loop(initial, products), strict=True):
-            builder.store(total, self._register(self._output, *place), align=_FLOAT_BYTES)
+            self._store(total, *place)
 
-    def _add_product(
-        self, totals: dict[tuple[int, int], Any], place: tuple[int, int], a: Any, b: Any
-    ) -> None:
-        totals[place] = self._builder.call(self._fma, [a, b, totals[place]])
-
-    def _register(self, matrix: tuple[Any, Any], row: int, column: int) -> Any:
-        start = self._builder.gep(self._row(matrix, row), [_INT64(column * _REGISTER_LANES)])
-        return self._builder.bitcast(start, _REGISTER.as_pointer())
+    def _weight(self, d: Any, column: int) -> Any:
+        pointer, stride = self._weights
+        line = self._builder.gep(pointer, [self._builder.mul(d, stride)])
+        return self._load((line, _INT64(0)), 0, column, _REGISTER)

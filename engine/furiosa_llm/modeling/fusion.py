@@ -17,11 +17,7 @@ from torch import nn
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fused_attention import FusedAttention
-from furiosa_llm.modeling.fused_decoder import (
-    FusedDecoder,
-    FusedDecoderLayer,
-    fused_decoders,
-)
+from furiosa_llm.modeling.fused_decoder import FusedDecoder, FusedDecoderLayer, fused_decoders
 from furiosa_llm.modeling.fused_modules import FusedGatedMlp, FusedRmsNorm
 from furiosa_llm.modeling.fusion_trial import NUM_TOKENS, Call, Trial, is_close, new_cache
 from furiosa_llm.modeling.packed_linear import Int8Linear, PackedLinear, can_pack

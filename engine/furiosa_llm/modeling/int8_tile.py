@@ -129,12 +129,7 @@ class _Int8Tile(Tile):
         output: tuple[Any, Any],
     ) -> None:
         super().__init__(
-            builder,
-            num_vectors=PANEL_VECTORS,
-            fetches_ahead=True,
-            depth=depth,
-            ahead=ahead,
-            output=output,
+            builder, num_vectors=PANEL_VECTORS, depth=depth, ahead=ahead, output=output
         )
         self._inputs, self._weights = inputs, weights
         self._initial, self._factors, self._bias = columns
@@ -204,12 +199,9 @@ class _Int8Tile(Tile):
         sums = _sums_by_avx2 if _HAS_AVX2 else _sums_anywhere
         return self._builder.add(total, sums(self._builder, numbers, weights))
 
-    def _fetch_ahead(self, d: Any) -> None:
-        builder = self._builder
-        pointer, stride = self._ahead
-        start = builder.gep(pointer, [builder.mul(d, stride)])
+    def _fetch_ahead(self, start: Any) -> None:
         for line in range(STEP_GROUPS * self._num_vectors):
-            fetch(builder, builder.gep(start, [_INT64(line * LANES * GROUP)]))
+            fetch(self._builder, self._builder.gep(start, [_INT64(line * LANES * GROUP)]))
 
 
 def _sums_by_avx2(builder: Any, numbers: list[Any], weights: list[Any]) -> Any:

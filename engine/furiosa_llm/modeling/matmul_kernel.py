@@ -15,11 +15,7 @@ import torch
 from furiosa_llm.modeling import huge_pages
 from furiosa_llm.modeling.float_tile import tile_product
 from furiosa_llm.modeling.layer_kernels import Floats
-from furiosa_llm.modeling.matmul_tile import (
-    MAX_TILE_ROWS,
-    PANEL_VECTORS,
-    PANEL_WIDTH,
-)
+from furiosa_llm.modeling.matmul_tile import MAX_TILE_ROWS, PANEL_VECTORS, PANEL_WIDTH
 
 _MAX_DEPTH = 2048  # so that a part of a panel stays in a core's own cache for all tiles of rows
 _MAX_CACHED_INPUTS = 1 << 16  # elements; half of what such a cache holds, or less

@@ -42,21 +42,22 @@ def emit_cases(builder: Any, tile: Tile, *, num_rows: Any, max_rows: int = MAX_T
 
 
 class Tile:
-    """Emits the code of tiles with a known number of rows. Pairs are a pointer and a stride."""
+    """Emits the code of tiles with a known number of rows. Pairs are a pointer and a stride.
+
+    Nothing is fetched ahead of time where `ahead` is None.
+    """
 
     def __init__(
         self,
         builder: Any,
         *,
         num_vectors: int,
-        fetches_ahead: bool,
         depth: Any,
-        ahead: tuple[Any, Any],
+        ahead: tuple[Any, Any] | None,
         output: tuple[Any, Any],
     ) -> None:
         self._builder = builder
-        self._num_vectors, self._fetches_ahead = num_vectors, fetches_ahead
-        self._depth = depth
+        self._num_vectors, self._depth = num_vectors, depth
         self._ahead, self._output = ahead, output
 
     def emit(self, num_rows: int) -> None:
@@ -78,8 +79,9 @@ class Tile:
         builder.position_at_end(loop)
         d = builder.phi(_INT64)
         sums = [builder.phi(total.type) for total in initial]
-        if self._fetches_ahead:
-            self._fetch_ahead(d)
+        if self._ahead is not None:
+            pointer, stride = self._ahead
+            self._fetch_ahead(builder.gep(pointer, [builder.mul(d, stride)]))
         results = products(d, sums)
         following = self._opaque(builder.add(d, _INT64(1)))
         for phi, first, later in zip(
@@ -96,23 +98,25 @@ class Tile:
         pointer, stride = matrix
         return self._builder.gep(pointer, [self._builder.mul(stride, _INT64(row))])
 
-    def _at(self, matrix: tuple[Any, Any], row: int, vector: int) -> Any:
-        start = self._builder.gep(self._row(matrix, row), [_INT64(vector * LANES)])
-        return self._builder.bitcast(start, _FLOATS.as_pointer())
+    def _at(self, matrix: tuple[Any, Any], row: int, vector: int, kind: Any = _FLOATS) -> Any:
+        """Returns the pointer to a vector of a kind, of those that a row of floats consists of."""
+        start = self._builder.gep(self._row(matrix, row), [_INT64(vector * kind.count)])
+        return self._builder.bitcast(start, kind.as_pointer())
+
+    def _load(self, matrix: tuple[Any, Any], row: int, vector: int, kind: Any) -> Any:
+        return self._builder.load(self._at(matrix, row, vector, kind), align=_FLOAT_BYTES)
 
     def _store(self, result: Any, row: int, vector: int) -> None:
-        self._builder.store(result, self._at(self._output, row, vector), align=_FLOAT_BYTES)
+        place = self._at(self._output, row, vector, result.type)
+        self._builder.store(result, place, align=_FLOAT_BYTES)
 
     def _fetch_output(self, places: Iterable[tuple[int, int]]) -> None:
         for place in places:
             fetch(self._builder, self._at(self._output, *place), to_write=True)
 
-    def _fetch_ahead(self, d: Any) -> None:
-        builder = self._builder
-        pointer, stride = self._ahead
-        start = builder.gep(pointer, [builder.mul(d, stride)])
+    def _fetch_ahead(self, start: Any) -> None:
         for vector in range(self._num_vectors):
-            fetch(builder, builder.gep(start, [_INT64(vector * LANES)]))
+            fetch(self._builder, self._builder.gep(start, [_INT64(vector * LANES)]))
 
     def _splat(self, number: Any, kind: Any) -> Any:
         undefined = ir.Constant(kind, ir.Undefined)
