@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernel is defined
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 triton = pytest.importorskip("triton")  # torch's builds for CPUs come without it
 tl = pytest.importorskip("triton.language")
 
 from furiosa_llm.execution.decode_graphs import DecodeShape  # noqa: E402
 from furiosa_llm.modeling.attention_params import AttentionParams  # noqa: E402
-from furiosa_llm.modeling.attention_triton import TritonAttention  # noqa: E402
+from furiosa_llm.modeling.attention_triton import (  # noqa: E402
+    TritonAttention,
+    num_parts_for,
+)
 from furiosa_llm.sampling_params import SamplingParams  # noqa: E402
+from tests.fresh_process import run_code  # noqa: E402
 from tests.unit.gpu.gpu_path import GpuPath  # noqa: E402
 from tests.unit.gpu.test_gpu_attention import (  # noqa: E402
     CHUNKS,
@@ -63,6 +70,38 @@ def test_the_kernel_agrees_with_float64(
     torch.testing.assert_close(output.double(), expected, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize(("heads", "sizes", "params"), VARIANTS)
+def test_long_requests_are_divided_among_programs(
+    heads: tuple[int, int], sizes: tuple[int, int], params: AttentionParams
+) -> None:
+    spans = [(700, 701), (3, 4), (1023, 1024)]  # parts without keys, and of all keys
+    problem = make_problem(spans, heads=heads, sizes=sizes, params=params)
+    expected = problem.exact()
+    problem.cache.store(problem.layout.slot_mapping, problem.key, problem.value)
+
+    output = TritonAttention()(problem.query, problem.cache, problem.layout, problem.params)
+
+    torch.testing.assert_close(output.double(), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_programs", "span", "num_parts"),
+    [
+        (2048, 4096, 1),
+        (300, 4096, 1),
+        (100, 4096, 4),
+        (64, 4096, 8),
+        (8, 600, 2),
+        (8, 511, 1),
+        (1, 10**6, 64),
+    ],
+)
+def test_keys_are_divided_where_programs_are_few_and_keys_are_many(
+    num_programs: int, span: int, num_parts: int
+) -> None:
+    assert num_parts_for(num_programs, span) == num_parts
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_kernel_serves_half_precision(dtype: torch.dtype) -> None:
     problem = make_problem(MIXED, dtype=dtype)
@@ -84,6 +123,20 @@ def test_what_others_left_in_a_block_does_not_reach_the_kernel() -> None:
     output = TritonAttention()(problem.query, problem.cache, problem.layout, problem.params)
 
     torch.testing.assert_close(output.double(), expected, rtol=2e-5, atol=2e-6)
+
+
+def test_the_kernels_fit_registers_and_shared_memory_of_a_hopper_gpu() -> None:
+    if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        pytest.skip("NVIDIA's tools come with Triton for Linux on x86-64 alone")
+    code = "import tests.unit.gpu.compiled_kernels as kernels; kernels.main()"
+
+    done = run_code(f"import os; os.environ['TRITON_INTERPRET'] = '0'; {code}")
+
+    found = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(found) == 18
+    for case, shared_bytes, stack_bytes in found:
+        assert int(shared_bytes) <= 113 * 1024, f"{case}: two programs do not fit"
+        assert int(stack_bytes) <= 32, f"{case}: registers are spilled"
 
 
 def test_a_model_says_the_same_with_the_kernel(checkpoint: Callable[[str], Path]) -> None:
