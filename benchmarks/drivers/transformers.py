@@ -84,6 +84,8 @@ def _answer_continuously(model: PreTrainedModel, rows: Sequence[WorkloadRow]) ->
     answers: Answers = [[] for _ in rows]
     while indices:
         result = manager.get_result(timeout=5)
+        if result is None and not manager.is_running():
+            raise SystemExit("continuous batching ended before it had answered all")
         if result is not None and result.is_finished():
             answers[indices.pop(result.request_id)] = result.generated_tokens
     manager.stop(block=True)

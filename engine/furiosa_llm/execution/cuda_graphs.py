@@ -13,11 +13,14 @@ class CudaGraphRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream: torch.cuda.Stream | None = None  # one for all: memory is kept for each
 
     def record(self, work: Work) -> Work:
         """See `GraphRecorder`. The work is done twice, the second time as a graph."""
         with torch.cuda.device(self._device):
-            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            if self._stream is None:
+                self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            stream = self._stream
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 work()  # what is set up on a first call must not become a part of the graph

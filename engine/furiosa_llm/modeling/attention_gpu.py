@@ -20,9 +20,12 @@ from furiosa_llm.modeling.token_cache import TokenCache
 
 _logger = logging.getLogger(__name__)
 
-# First and last position of the tokens of each request that a kernel is tried with: decodes, a
-# whole prompt, a chunk that has a past.
-_TRIAL_SPANS = ((70, 71), (0, 37), (33, 60), (15, 16))
+# First and last position of the tokens of each request in the steps that a kernel is tried with:
+# decodes alone, one of them long; and a decode with a whole prompt and a chunk that has a past.
+_TRIALS = (
+    ((70, 71), (700, 701), (0, 1)),
+    ((70, 71), (0, 37), (33, 60), (15, 16)),
+)
 _TOLERANCES = {torch.bfloat16: 3e-2, torch.float16: 5e-3, torch.float32: 1e-3}
 
 _Variant = tuple[object, ...]
@@ -80,7 +83,9 @@ class GpuAttention:
         self, query: torch.Tensor, cache: TokenCache, params: AttentionParams
     ) -> PagedKernel | None:
         for kernel in self._kernels:
-            if kernel.serves(query, cache, params) and _agrees(kernel, query, cache, params):
+            if kernel.serves(query, cache, params) and all(
+                _agrees(kernel, spans, query, cache, params) for spans in _TRIALS
+            ):
                 return kernel
         _logger.warning(
             "attention of heads of %d, %s, is computed in plain torch, which is slow: no kernel "
@@ -105,10 +110,14 @@ def kernels_of_this_torch() -> list[PagedKernel]:
 
 
 def _agrees(
-    kernel: PagedKernel, query: torch.Tensor, cache: TokenCache, params: AttentionParams
+    kernel: PagedKernel,
+    spans: Sequence[tuple[int, int]],
+    query: torch.Tensor,
+    cache: TokenCache,
+    params: AttentionParams,
 ) -> bool:
-    """Tells whether a kernel says the same as plain torch about a few tokens."""
-    layout = make_layout(_TRIAL_SPANS, block_size=cache.block_size, device=query.device)
+    """Tells whether a kernel says the same as plain torch about a step of these spans."""
+    layout = make_layout(spans, block_size=cache.block_size, device=query.device)
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,8 @@ from furiosa_llm.dataset.reader import open_input
 from furiosa_llm.dataset.record import RawRow
 from furiosa_llm.errors import DatasetError
 from tests.unit.dataset.dataset_factories import rows_of
+
+zstandard = pytest.importorskip("zstandard")
 
 TWO_ROWS = b'{"prompt": "a"}\n{"prompt": "b"}\n'
 
