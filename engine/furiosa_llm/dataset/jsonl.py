@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -162,7 +161,8 @@ def _opened(path: Path | None) -> Iterator[BinaryIO]:
             file = stack.enter_context(gzip.open(path, "rb"))
             yield stack.enter_context(io.BufferedReader(cast("io.RawIOBase", file), _BUFFER_BYTES))
         elif compression == "zstd":
-            stream = stack.enter_context(pa.input_stream(os.fspath(path), compression="zstd"))
+            packed = stack.enter_context(path.open("rb"))  # Arrow's own files cannot be pipes
+            stream = stack.enter_context(pa.CompressedInputStream(packed, "zstd"))
             yield stack.enter_context(io.BufferedReader(stream, _BUFFER_BYTES))
         else:
             yield stack.enter_context(path.open("rb", buffering=_BUFFER_BYTES))

@@ -15,11 +15,12 @@ def estimate_num_rows(source: RowSource) -> int | None:
     """Returns the number of rows, or what the sizes of the files and the first lines suggest.
 
     Returns:
-        None for standard input and named datasets, and for files that cannot be read.
+        None for standard input, pipes and named datasets, and for files that cannot be read.
     """
     if source.num_rows is not None:
         return source.num_rows
-    if not source.paths:
+    # What is no regular file gives its bytes only once, and they are the rows.
+    if not source.paths or not all(path.is_file() for path in source.paths):
         return None
     try:
         return source.shard.num_rows_of(sum(map(_estimate, source.paths)))

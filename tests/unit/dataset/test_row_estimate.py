@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import gzip
+import os
+import threading
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from furiosa_llm.dataset.manifest import InputFile, describe_inputs
 from furiosa_llm.dataset.reader import open_input
 from furiosa_llm.dataset.row_estimate import estimate_num_rows
 
@@ -40,3 +43,25 @@ def test_packed_lines_are_guessed_from_the_size(tmp_path: Path) -> None:
 
 def test_nobody_knows_what_comes_through_a_pipe() -> None:
     assert estimate_num_rows(open_input("-")) is None
+
+
+@pytest.mark.parametrize("num_rows", [3, 5000])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_a_pipe_keeps_all_its_rows(tmp_path: Path, num_rows: int, suffix: str) -> None:
+    path = tmp_path / f"in.jsonl{suffix}"
+    os.mkfifo(path)
+    packed = pa.BufferOutputStream()
+    packing = {".gz": "gzip", ".zst": "zstd"}.get(suffix)
+    with pa.output_stream(packed, compression=packing) as stream:
+        stream.write(LINE * num_rows)
+    content = packed.getvalue().to_pybytes()
+    writer = threading.Thread(target=path.write_bytes, args=(content,), daemon=True)
+    writer.start()
+    source = open_input(str(path))
+
+    assert estimate_num_rows(source) is None
+    assert source.count_rows() is None
+    assert describe_inputs(source) == (InputFile(path=str(path)),)
+    assert sum(row.data is not None for row in source.rows()) == num_rows
+    writer.join(timeout=10)
+    assert not writer.is_alive()
