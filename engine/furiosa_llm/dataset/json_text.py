@@ -7,6 +7,9 @@ import datetime
 import json
 import math
 
+import pyarrow as pa
+
+from furiosa_llm.dataset.arrow_values import scalar_text
 from furiosa_llm.row_limits import MAX_DEPTH
 
 try:
@@ -109,4 +112,4 @@ def _as_text(value: object) -> object:
         return base64.b64encode(value).decode()
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
-    return str(value)
+    return scalar_text(value) if isinstance(value, pa.Scalar) else str(value)

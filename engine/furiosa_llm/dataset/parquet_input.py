@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from furiosa_llm.dataset.arrow_values import python_value
 from furiosa_llm.dataset.record import RawRow
 from furiosa_llm.errors import DatasetError
 
@@ -74,20 +75,17 @@ class _NotText:
 def _values(column: pa.Array) -> list[object]:
     try:
         values: list[object] = column.to_pylist()
-    except UnicodeDecodeError:
-        return [_text_or_mark(scalar) for scalar in column]
     except (ValueError, OverflowError):
-        # Nanoseconds or years that Python's own types lack: Arrow's value is carried through.
-        return [scalar if scalar.is_valid else None for scalar in column]
+        # No text, or nanoseconds and years that Python's own types lack and that stay Arrow's.
+        return [_value_or_mark(scalar) for scalar in column]
     return values
 
 
-def _text_or_mark(scalar: pa.Scalar) -> object:
+def _value_or_mark(scalar: pa.Scalar) -> object:
     try:
-        value: object = scalar.as_py()
+        return python_value(scalar)
     except UnicodeDecodeError:
         return _NotText()
-    return value
 
 
 @contextlib.contextmanager

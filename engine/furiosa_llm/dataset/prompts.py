@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import TypeAlias
 
+from furiosa_llm.dataset.json_text import to_json
 from furiosa_llm.errors import InvalidRowError
 
 Message: TypeAlias = dict[str, object]
@@ -16,7 +17,10 @@ _MAX_SHOWN = 80
 
 def shortened(value: object) -> str:
     """Shows a value in a message, cut to a readable length, with its type."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, OverflowError):  # a value of Arrow that Python's types cannot hold
+        text = to_json(value)
     if len(text) > _MAX_SHOWN:
         text = text[: _MAX_SHOWN - 3] + "..."
     return f"{text} ({type(value).__name__})"
