@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +34,12 @@ class ParquetInput:
         """Reads the footer.
 
         Raises:
-            DatasetError: It is no Parquet file, or cannot be read.
+            DatasetError: It is no Parquet file, cannot be read, or has two columns of one name.
         """
         with _reading(path), pq.ParquetFile(path) as file:
-            return cls(path=path, num_rows=file.metadata.num_rows, schema=file.schema_arrow)
+            num_rows, schema = file.metadata.num_rows, file.schema_arrow
+        _check_names(path, schema)
+        return cls(path=path, num_rows=num_rows, schema=schema)
 
     def count_rows(self) -> int | None:
         """Returns the number of rows, which the footer tells."""
@@ -66,6 +68,18 @@ class ParquetInput:
             return None
         name = next(name for name, value in data.items() if type(value) is _NotText)
         return f"{self.path}: row {number}: column {name!r} is not valid UTF-8"
+
+
+def _check_names(path: Path, fields: Iterable[pa.Field]) -> None:
+    names: set[str] = set()
+    for field in fields:
+        if field.name in names:
+            raise DatasetError(f"{path}: two columns are named {field.name!r}; rename one of them")
+        names.add(field.name)
+        if pa.types.is_struct(field.type):
+            _check_names(path, field.type)
+        elif pa.types.is_nested(field.type):
+            _check_names(path, map(field.type.field, range(field.type.num_fields)))
 
 
 class _NotText:

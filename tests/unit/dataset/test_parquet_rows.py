@@ -64,6 +64,22 @@ def test_times_that_python_cannot_hold_are_kept_as_arrow_values(tmp_path: Path) 
     assert pa.array(values, type=years.type).equals(years)
 
 
+@pytest.mark.parametrize("place", ["column", "struct", "list", "map"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, place: str) -> None:
+    one = pa.array([1])
+    twice = pa.StructArray.from_arrays([one, one], ["x", "x"])
+    array = {
+        "struct": twice,
+        "list": pa.ListArray.from_arrays([0, 1], twice),
+        "map": pa.MapArray.from_arrays([0, 1], one, twice),
+    }.get(place, one)
+    names = ["x", "x"] if place == "column" else ["x", "y"]
+    pq.write_table(pa.Table.from_arrays([one, array], names), tmp_path / "p.parquet")
+
+    with pytest.raises(DatasetError, match=r"p\.parquet: two columns are named 'x'; rename one"):
+        open_input(str(tmp_path))
+
+
 def test_a_file_damaged_in_the_middle_ends_the_run(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"prompt": [str(i) * 50 for i in range(5000)]}), path)
