@@ -8,6 +8,7 @@ import pyarrow.types as pt
 _PLAIN = (
     pt.is_boolean,
     pt.is_integer,
+    pt.is_float16,
     pt.is_float32,
     pt.is_float64,
     pt.is_string,

@@ -45,6 +45,22 @@ class ParquetInput:
         """Returns the number of rows, which the footer tells."""
         return self.num_rows
 
+    def is_within(self, name: str, low: int, high: int) -> bool:
+        """Whether the footer says that all numbers of a column are in [low, high].
+
+        Raises:
+            DatasetError: The file cannot be read.
+        """
+        with _reading(self.path):
+            metadata = pq.read_metadata(self.path)
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            columns = map(group.column, range(group.num_columns))
+            found = [column for column in columns if column.path_in_schema == name]
+            if len(found) != 1 or not _is_within(found[0].statistics, low, high):
+                return False
+        return True
+
     def rows(self, first_row_index: int) -> Iterator[RawRow]:
         """Yields the rows.
 
@@ -68,6 +84,15 @@ class ParquetInput:
             return None
         name = next(name for name, value in data.items() if type(value) is _NotText)
         return f"{self.path}: row {number}: column {name!r} is not valid UTF-8"
+
+
+def _is_within(statistics: pq.Statistics | None, low: int, high: int) -> bool:
+    if statistics is None:
+        return False
+    if statistics.num_values == 0:  # without those that are null
+        return True
+    bounds = (statistics.min_raw, statistics.max_raw) if statistics.has_min_max else (None,)
+    return all(isinstance(bound, int) and low <= bound <= high for bound in bounds)
 
 
 def _check_names(path: Path, fields: Iterable[pa.Field]) -> None:

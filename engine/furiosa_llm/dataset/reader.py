@@ -12,6 +12,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from furiosa_llm.dataset.common_schema import common_schema
 from furiosa_llm.dataset.hub_input import HUB_PREFIX, HubDataset
 from furiosa_llm.dataset.jsonl import (
     GZIP_SUFFIX,
@@ -125,7 +126,7 @@ def open_input(
     else:
         paths = tuple(_files_of(source))
         parts = tuple(_open_file(path, max_line_bytes) for path in paths)
-    schema = _common_schema(parts)
+    schema = _schema_of(parts)
     return RowSource(source=source, paths=paths, parts=parts, schema=schema, shard=shard)
 
 
@@ -182,22 +183,9 @@ def _open_file(path: Path, max_line_bytes: int) -> InputPart:
     return JsonlFile(path=path, max_line_bytes=max_line_bytes)
 
 
-def _common_schema(parts: tuple[InputPart, ...]) -> pa.Schema | None:
-    """The types on which all parts agree; a column on which they do not is left out."""
-    fields: dict[str, pa.Field | None] = {}
-    for part in parts:
-        if part.schema is None:
-            return None
-        for field in part.schema:
-            known = fields.setdefault(field.name, field)
-            fields[field.name] = None if known is None else _common_field(known, field)
-    return pa.schema([field for field in fields.values() if field is not None])
-
-
-def _common_field(first: pa.Field, second: pa.Field) -> pa.Field | None:
-    if first.type.equals(second.type) or pa.types.is_null(second.type):
-        return first
-    return second if pa.types.is_null(first.type) else None
+def _schema_of(parts: tuple[InputPart, ...]) -> pa.Schema | None:
+    files = [part for part in parts if isinstance(part, ParquetInput)]
+    return common_schema(files) if len(files) == len(parts) else None
 
 
 def _total(counts: Iterator[int | None]) -> int | None:

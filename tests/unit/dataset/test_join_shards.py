@@ -88,7 +88,7 @@ def test_declared_types_are_kept(tmp_path: Path) -> None:
             ("small", pa.int8()),
             ("word", pa.dictionary(pa.int8(), pa.string())),
             ("text", pa.large_string()),  # also a column of the answers
-            ("odd", pa.list_(pa.float16())),  # one that cannot be kept
+            ("odd", pa.list_(pa.date64())),  # one that cannot be kept
         ]
     )
     rows = [{"small": i, "word": f"w{i % 2}", "text": str(i), "odd": [i]} for i in range(7)]
