@@ -28,6 +28,7 @@ from furiosa_llm.sampling_params import PARAMETER_NAMES, SamplingParams
 
 _ID_COLUMNS = ("id", "custom_id")
 _MAX_SHOWN_COLUMNS = 10
+_EXACT = 2**53  # up to here a float has every whole number
 _NOTHING: Mapping[str, object] = {}
 
 
@@ -93,7 +94,7 @@ def parse_row(row: RawRow, columns: ColumnMapping, defaults: SamplingParams) -> 
         )
     return PromptRecord(
         row.row_index,
-        str(row.row_index if id_column is None else data[id_column]),
+        str(row.row_index) if id_column is None else _id_text(data[id_column]),
         prompt if isinstance(prompt, str) else None,
         prompt if isinstance(prompt, list) else None,
         prompt if isinstance(prompt, array) else None,
@@ -112,7 +113,7 @@ def identify(row: RawRow, columns: ColumnMapping) -> tuple[str, Mapping[str, obj
     carried = _carried_of(data, columns, id_column, is_batch=is_batch)
     if id_column is None or not _is_id(data[id_column]):
         return str(row.row_index), carried
-    return str(data[id_column]), carried
+    return _id_text(data[id_column]), carried
 
 
 def _prompt_of(data: Mapping[str, object], columns: ColumnMapping) -> Prompt:
@@ -180,13 +181,21 @@ def _id_column(data: Mapping[str, object], *, is_batch: bool) -> str | None:
 
 
 def _is_id(value: object) -> bool:
+    if isinstance(value, float):  # what whole numbers become in a table with nulls
+        return value.is_integer() and abs(value) <= _EXACT
     return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _id_text(value: object) -> str:
+    return str(int(value) if isinstance(value, float) else value)
 
 
 def _carried_of(
     data: Mapping[str, object], columns: ColumnMapping, id_column: str | None, *, is_batch: bool
 ) -> Mapping[str, object]:
     """The columns that go through to the output, an id that is not used among them."""
+    if id_column is not None and not _is_id(data[id_column]):
+        id_column = None
     consumed = columns.consumed
     carried: dict[str, object] | None = None
     for name, value in data.items():

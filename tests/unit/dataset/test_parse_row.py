@@ -32,6 +32,8 @@ def test_the_row_index_is_the_request_id_if_the_row_has_none() -> None:
     [
         ({"id": "a"}, "a"),
         ({"id": 17}, "17"),
+        ({"id": 17.0}, "17"),
+        ({"id": -(2.0**53)}, "-9007199254740992"),
         ({"custom_id": "b"}, "b"),
         ({"id": "a", "custom_id": "b"}, "a"),
         ({"id": ""}, ""),
@@ -45,7 +47,7 @@ def test_an_id_that_is_not_used_is_carried() -> None:
     assert parsed({"prompt": "Hi", "id": "a", "custom_id": "b"}).carried == {"custom_id": "b"}
 
 
-@pytest.mark.parametrize("wrong", [True, 1.5, [1], {"a": 1}])
+@pytest.mark.parametrize("wrong", [True, 1.5, 2.0**54, float("nan"), float("inf"), [1], {"a": 1}])
 def test_an_id_of_another_type_is_refused(wrong: object) -> None:
     with pytest.raises(InvalidRowError, match="id must be text or a whole number"):
         parsed({"prompt": "Hi", "id": wrong})
@@ -159,7 +161,7 @@ def test_a_row_that_could_not_be_read_gives_its_own_error() -> None:
 
 def test_a_refused_row_keeps_its_id_and_columns() -> None:
     assert identify(RawRow(4, {"id": "a", "prompt": 5, "k": 1}), ColumnMapping()) == ("a", {"k": 1})
-    assert identify(RawRow(4, {"id": [], "prompt": 5}), ColumnMapping()) == ("4", {})
+    assert identify(RawRow(4, {"id": [], "prompt": 5}), ColumnMapping()) == ("4", {"id": []})
     assert identify(RawRow(4, None, "damaged"), ColumnMapping()) == ("4", {})
 
 
