@@ -145,6 +145,10 @@ def _batch_prompt(data: Mapping[str, object]) -> Prompt:
 
 
 def _no_prompt(data: Mapping[str, object], wanted: Sequence[str]) -> InvalidRowError:
+    nulls = [name for name in wanted if name in data]
+    if nulls:
+        verb = "is" if len(nulls) == 1 else "are"
+        return InvalidRowError(f"the row has no prompt: {_listed(nulls)} {verb} null")
     return InvalidRowError(
         f"the row has no prompt: looked for {_listed(wanted)}, but its columns are "
         f"{_listed(list(data))}; name the prompt's column with --prompt-column or --template"

@@ -55,13 +55,30 @@ def test_an_id_of_another_type_is_refused(wrong: object) -> None:
 
 def test_a_row_without_a_prompt_says_what_was_looked_for_and_what_is_there() -> None:
     with pytest.raises(InvalidRowError) as caught:
-        parsed({"question": "Hi", "prompt": None})
+        parsed({"question": "Hi", "answer": None})
 
     assert str(caught.value) == (
         "the row has no prompt: looked for 'prompt', 'messages', 'prompt_token_ids', but its "
-        "columns are 'question', 'prompt'; name the prompt's column with --prompt-column or "
+        "columns are 'question', 'answer'; name the prompt's column with --prompt-column or "
         "--template"
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        (["prompt_token_ids"], "'prompt_token_ids' is null"),
+        (["k", "messages", "prompt"], "'prompt', 'messages' are null"),
+    ],
+)
+def test_a_prompt_that_is_null_is_named(columns: list[str], problem: str) -> None:
+    with pytest.raises(InvalidRowError, match=f"^the row has no prompt: {problem}$"):
+        parsed(dict.fromkeys(columns))
+
+
+def test_a_prompt_column_of_another_name_that_is_null_is_named() -> None:
+    with pytest.raises(InvalidRowError, match=r"^the row has no prompt: 'question' is null$"):
+        parsed({"question": None}, ColumnMapping(prompt_column="question"))
 
 
 def test_a_row_with_two_prompts_is_refused() -> None:
