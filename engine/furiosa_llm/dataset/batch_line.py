@@ -13,7 +13,17 @@ ENVELOPE_COLUMNS = frozenset({"method", "url", "body"})
 
 _PROMPT_KEYS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 # They do not change the answer.
-_IGNORED = frozenset({"model", "user", "metadata"})
+_IGNORED = frozenset(
+    {
+        "model",
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "parallel_tool_calls",
+        "stream_options",
+    }
+)
 _CHAT_LOGPROBS = ("logprobs", "top_logprobs")
 _MAX_SHOWN = 80
 _LENGTH_KEYS = ("max_tokens", "max_completion_tokens")
@@ -35,7 +45,7 @@ def batch_prompt(data: Mapping[str, object]) -> Prompt:
     url = data.get("url")
     key = _PROMPT_KEYS.get(url) if isinstance(url, str) else None
     if key is None:
-        known = " and ".join(_PROMPT_KEYS)
+        known = " or ".join(_PROMPT_KEYS)
         raise InvalidRowError(f"url must be {known}, got {shortened(url)}")
     value = cast("dict[str, object]", data["body"]).get(key)
     if value is None:
@@ -61,19 +71,16 @@ def batch_params(data: Mapping[str, object]) -> dict[str, object]:
         body = {key: value for key, value in body.items() if key not in _CHAT_LOGPROBS}
     params.update(_structure(body.get("response_format")))
     for key, value in body.items():
-        if value is None or key in _IGNORED or key == prompt_key or _asks_nothing(key, value):
+        if value is None or key in _IGNORED or key in (prompt_key, "response_format"):
             continue
         if key not in PARAMETER_NAMES and key not in _LENGTH_KEYS:
+            if value is False or value in ([], {}, "none"):
+                continue
             raise InvalidParamsError(
                 f"body.{key[:_MAX_SHOWN]} is not supported, got {shortened(value)}; remove it"
             )
         params[key] = value
     return _with_one_length(params)
-
-
-def _asks_nothing(key: str, value: object) -> bool:
-    """Whether the value is that of a request that does not use the feature."""
-    return key == "response_format" or (key == "stream" and value is False)
 
 
 def _chat_logprobs(body: Mapping[str, object]) -> dict[str, object]:

@@ -54,11 +54,29 @@ def test_features_that_are_switched_off_are_no_features() -> None:
     assert parsed(line).messages == CHAT
 
 
+@pytest.mark.parametrize("value", [None, False, [], {}, "none"])
+def test_a_feature_that_is_not_known_may_be_switched_off(value: object) -> None:
+    assert parsed(chat_line(tools=value, echo=value, tool_choice=value)).messages == CHAT
+
+
+def test_what_does_not_change_the_answer_is_passed_over() -> None:
+    line = chat_line(
+        store=True,
+        service_tier="flex",
+        parallel_tool_calls=True,
+        stream_options={"include_usage": True},
+    )
+
+    assert parsed(line).sampling_params is DEFAULTS
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("stream", True),
-        ("tools", []),
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "auto"),
+        ("echo", 0),
         ("prompt", "Hi"),
         ("temprature", 1),
     ],
@@ -125,7 +143,7 @@ def test_two_different_lengths_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"url": "/v1/embeddings"}, "url must be /v1/chat/completions and /v1/completions"),
+        ({"url": "/v1/embeddings"}, "url must be /v1/chat/completions or /v1/completions"),
         ({"url": None}, "url must be"),
         ({"body": {}}, "body has no 'messages'"),
         ({"prompt": "Hi"}, "the row has 'prompt' next to 'body'"),
