@@ -55,10 +55,12 @@ def merge(
     They must be of one run: the same model, input, seed and options. Every row must be there once.
     """
     from furiosa_llm.dataset.join_shards import join_shards  # loads pyarrow
+    from furiosa_llm.device_mesh import counted
 
     summary = join_shards(output, shards, overwrite=overwrite, allow_missing=allow_missing)
     if not quiet:
         failed = f", {count(summary.num_failed)} of them failed" if summary.num_failed else ""
-        say(f"{output}: {count(summary.num_rows)} rows of {len(shards)} shards{failed}")
+        rows, parts = counted(summary.num_rows, "row"), counted(len(shards), "shard")
+        say(f"{output}: {rows} of {parts}{failed}")
     if summary.missing:
         ctx.exit(_EXIT_ROWS_MISSING)

@@ -67,12 +67,14 @@ def test_missing_shards_are_an_error_unless_allowed(outputs: Path, tmp_path: Pat
     refused = invoke("merge", out, str(outputs / "1"))
     allowed = invoke("merge", out, str(outputs / "1"), "--allow-missing", "--quiet")
     again = invoke("merge", out, str(outputs / "1"), "--allow-missing")
+    over = invoke("merge", out, str(outputs / "1"), "--allow-missing", "--overwrite")
 
     assert refused.exit_code == 4
-    assert refused.stderr.startswith("Error: 1 of 2 shards are missing: 2/2; ")
+    assert refused.stderr.startswith("Error: 1 of 2 shards is missing: 2/2; ")
     assert (allowed.exit_code, allowed.stderr) == (3, "")
     assert again.exit_code == 4
     assert "exists already" in again.stderr
+    assert over.stderr == f"{out}: 10 rows of 1 shard\n"
 
 
 def test_a_shard_twice_is_a_wrong_option(outputs: Path, tmp_path: Path) -> None:

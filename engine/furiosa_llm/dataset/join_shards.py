@@ -26,7 +26,7 @@ from furiosa_llm.dataset.shard_output import (
     missing_shards,
     open_shard_output,
 )
-from furiosa_llm.dataset.target import check_output
+from furiosa_llm.dataset.target import OutputTarget, check_output
 from furiosa_llm.errors import ConfigError, DatasetError
 
 
@@ -62,16 +62,17 @@ def join_shards(
         ConfigError: The shards are not of one run, or one is given twice.
         DatasetError: A shard is missing, cannot be read, or the output cannot be written.
     """
-    target = check_output(output, shards, overwrite=overwrite)
+    target = _checked_output(output, shards, overwrite=overwrite)
     if target.is_folder:
         raise ConfigError(f"{output} is a folder; name a file to join the shards in")
     outputs = sorted(map(open_shard_output, shards), key=lambda one: one.shard.number)
     check_one_run(outputs)
     missing = missing_shards(outputs)
     if missing and not allow_missing:
+        verb, outputs_of = ("is", "its output") if len(missing) == 1 else ("are", "their outputs")
         raise DatasetError(
-            f"{len(missing)} of {missing[0].count} shards are missing: {_listed(missing)}; name "
-            "their outputs, too, or write what is there with --allow-missing"
+            f"{len(missing)} of {missing[0].count} shards {verb} missing: {_listed(missing)}; name "
+            f"{outputs_of}, too, or write what is there with --allow-missing"
         )
     with _scratch_folder(target.path) as folder:
         merged = write_final_file(
@@ -88,6 +89,13 @@ def join_shards(
     return JoinSummary(
         num_rows=counts["num_rows"], num_failed=counts["num_failed"], missing=tuple(missing)
     )
+
+
+def _checked_output(output: str, shards: Sequence[Path], *, overwrite: bool) -> OutputTarget:
+    try:
+        return check_output(output, shards, overwrite=overwrite)
+    except ConfigError as error:  # here the output is no option
+        raise ConfigError(str(error).removeprefix("--output ")) from error
 
 
 def _parts(outputs: Sequence[ShardOutput], folder: Path) -> Iterator[PartInfo]:
@@ -114,6 +122,7 @@ def _joined_manifest(outputs: Sequence[ShardOutput], path: str) -> dict[str, Any
     return {
         **first,
         "options": {**first["options"], "output": path},
+        "identity": {**first.get("identity", {}), "shard": _whole_or_part(outputs)},
         "shard": {"number": WHOLE.number, "count": WHOLE.count},
         "started_at": min(manifest["started_at"] for manifest in manifests),
         "ended_at": max(manifest["ended_at"] for manifest in manifests),
@@ -121,6 +130,13 @@ def _joined_manifest(outputs: Sequence[ShardOutput], path: str) -> dict[str, Any
         "host": ", ".join(sorted({manifest["host"] for manifest in manifests})),
         "joined": [_origin(output) for output in outputs],
     }
+
+
+def _whole_or_part(outputs: Sequence[ShardOutput]) -> str:
+    """Says which rows are there; some of the shards are no job that could go on."""
+    if missing_shards(outputs):
+        return f"only {_listed([output.shard for output in outputs])}"
+    return str(WHOLE)
 
 
 def _origin(output: ShardOutput) -> Mapping[str, Any]:

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from furiosa_llm.dataset.earlier_run import run_of_output
 from furiosa_llm.dataset.join_shards import join_shards
 from furiosa_llm.dataset.manifest import MANIFEST_KEY, InputFile, Manifest
 from furiosa_llm.dataset.shard import WHOLE, Shard
+from furiosa_llm.dataset.target import OutputTarget
 from furiosa_llm.dataset.writer import AnswerWriter
 from furiosa_llm.errors import ConfigError, DatasetError
 from tests.unit.dataset.dataset_factories import make_answer
@@ -215,3 +217,38 @@ def test_the_manifest_tells_of_all_shards(tmp_path: Path) -> None:
     assert manifest["counts"]["num_rows"] == 5
     assert [one["counts"]["num_rows"] for one in manifest["joined"]] == [3, 2]
     assert manifest["joined"][1]["shard"] == {"number": 2, "count": 2}
+    assert manifest["identity"]["shard"] == "1/1"
+
+
+def test_a_run_is_resumed_from_its_joined_shards(tmp_path: Path) -> None:
+    write_shards(tmp_path, [{}] * 4, 2)
+    shards = [tmp_path / "1.parquet", tmp_path / "2.parquet"]
+    identity = {"model": "tiny", "seed": 3}
+
+    join_shards(str(tmp_path / "whole"), shards)
+    join_shards(str(tmp_path / "first"), shards[:1], allow_missing=True)
+
+    for name, shard, is_same in (
+        ("whole", "1/1", True),
+        ("whole", "1/2", False),
+        ("first", "1/1", False),
+        ("first", "1/2", False),
+    ):
+        run = run_of_output(OutputTarget.of(tmp_path / name))
+        assert run is not None
+        manifest = Manifest(model="tiny", identity=identity | {"shard": shard})
+        assert run.is_same_job(manifest) == is_same, (name, shard)
+
+
+def test_an_output_that_is_a_shard_is_refused(tmp_path: Path) -> None:
+    first, second = write_shards(tmp_path, [{}] * 4, 2)
+
+    with pytest.raises(ConfigError, match=rf"^{second} is an input, too; choose another output$"):
+        join_shards(str(second), [first, second], overwrite=True)
+
+
+def test_one_missing_shard_is_told_in_the_singular(tmp_path: Path) -> None:
+    first, _ = write_shards(tmp_path, [{}] * 4, 2)
+
+    with pytest.raises(DatasetError, match=r"^1 of 2 shards is missing: 2/2; name its output, too"):
+        join_shards(str(tmp_path / "joined"), [first])
