@@ -53,7 +53,8 @@ Examples:
     metavar="INPUT",
     section=INPUT_AND_OUTPUT,
     help="Rows to answer: a .jsonl or .parquet file, a folder, a glob, - for standard input, or "
-    "datasets:NAME.",
+    "datasets:NAME[:[CONFIG:]SPLIT] for a dataset of the Hugging Face hub (SPLIT is train unless "
+    "given).",
 )
 @option(
     "-o",

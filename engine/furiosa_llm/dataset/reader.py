@@ -110,7 +110,7 @@ def open_input(
 
     Args:
         source: A file, a folder, a glob, `-` for JSONL on standard input, or
-            `datasets:NAME[:SPLIT]`.
+            `datasets:NAME[:[CONFIG:]SPLIT]`.
         shard: Which of the rows to take.
         max_line_bytes: A longer line of JSONL becomes a row with an error.
 

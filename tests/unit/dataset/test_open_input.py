@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from furiosa_llm.dataset.hub_input import HubDataset
 from furiosa_llm.dataset.reader import open_input
 from furiosa_llm.errors import DatasetError
 
@@ -71,6 +72,7 @@ def test_a_pipe_is_read_as_jsonl() -> None:
         ("bad.parquet", "bad.parquet: cannot be read as Parquet: "),
         ("", "the name of the input is empty"),
         ("datasets:", "no dataset is named"),
+        ("datasets:a:b:c:d", r"too many colons; write datasets:NAME\[:\[CONFIG:\]SPLIT\]"),
     ],
 )
 def test_an_input_that_cannot_be_opened_says_what_to_do(
@@ -101,6 +103,39 @@ def test_the_datasets_library_opens_what_it_knows(tmp_path: Path) -> None:
     assert prompts_of(f"datasets:{tmp_path}") == ["a", "b"]
     with pytest.raises(DatasetError, match=rf"^datasets:{tmp_path}:test cannot be read: "):
         list(open_input(f"datasets:{tmp_path}:test").rows())
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries under `datasets`
+def test_a_dataset_may_have_configurations(tmp_path: Path) -> None:
+    configs = []
+    for name in ("main", "other"):
+        write_jsonl(tmp_path / f"{name}.jsonl", name)
+        files = [{"split": split, "path": f"{name}.jsonl"} for split in ("train", "test")]
+        configs.append({"config_name": name, "data_files": files})
+    (tmp_path / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+
+    assert prompts_of(f"datasets:{tmp_path}:main:test") == ["main"]
+    assert prompts_of(f"datasets:{tmp_path}:other:") == ["other"]
+    with pytest.raises(DatasetError, match=rf"^datasets:{tmp_path}:test cannot be read: .*main"):
+        list(open_input(f"datasets:{tmp_path}:test").rows())
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("datasets:owner/name", ("owner/name", None, "train")),
+        ("datasets:owner/name:", ("owner/name", None, "train")),
+        ("datasets:owner/name:test[:10]", ("owner/name", None, "test[:10]")),
+        ("datasets:owner/name:main:test[:10]", ("owner/name", "main", "test[:10]")),
+    ],
+)
+def test_a_named_dataset_has_a_configuration_and_a_split(
+    source: str, parts: tuple[str, str | None, str]
+) -> None:
+    dataset = HubDataset.parse(source)
+
+    assert (dataset.name, dataset.config, dataset.split) == parts
+    assert HubDataset.parse(dataset.source) == dataset
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
