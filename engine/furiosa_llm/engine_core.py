@@ -137,7 +137,8 @@ class EngineCore:
         collected = self._in_flight.collect()
         if collected is None:
             return []
-        step, result = collected.step, collected.result
+        step = collected.step
+        result = self._scheduler.without_harmless(step, collected.result)
         has_failures = bool(result.failures)
         if has_failures:
             result = self._scheduler.screen(step, result)

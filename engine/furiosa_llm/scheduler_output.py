@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from furiosa_llm.errors import RequestError
+from furiosa_llm.request import PENDING_TOKEN_ID
 from furiosa_llm.sampling_params import SamplingParams
 
 _T = TypeVar("_T")
@@ -93,6 +94,11 @@ class ScheduledRequest:
     def num_tokens(self) -> int:
         """Tokens to compute."""
         return len(self.token_ids)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether no token of it is known yet, so that no other request can use its blocks."""
+        return all(token_id == PENDING_TOKEN_ID for token_id in self.token_ids)
 
     @property
     def samples_token(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from furiosa_llm.config import CacheConfig, ModelInfo
-from furiosa_llm.errors import NonFiniteLogitsError, RequestError
+from furiosa_llm.errors import NonFiniteLogitsError, RequestError, StructureFailedError
 from furiosa_llm.request import FinishReason, Request, RequestStatus
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import (
@@ -165,6 +165,22 @@ class Scheduler:
                 self._append(request, result.token_ids[share.request_id], now)
                 changed.append(request)
         return changed
+
+    def without_harmless(self, step: SchedulerOutput, result: StepResult) -> StepResult:
+        """Leaves out failures of answers that have ended, where nobody reads what they spoil.
+
+        A step ahead goes on after the end of an answer: its grammar has nothing more to say there.
+        """
+        harmless = set()
+        for share in step.requests:
+            failure = result.failures.get(share.request_id)
+            if failure is None or share.request_id in self._requests:
+                continue
+            if isinstance(failure, StructureFailedError) or share.is_ahead:
+                harmless.add(share.request_id)
+            if isinstance(failure, NonFiniteLogitsError):
+                self._kv_cache.forget(share.block_ids)
+        return result.without(harmless) if harmless else result
 
     def screen(self, step: SchedulerOutput, result: StepResult) -> StepResult:
         """Takes back the shares that others may have spoiled. Returns the result without them.
