@@ -81,6 +81,8 @@ class ScheduledRequest:
         block_ids: Every block of the request, those of the tokens to compute among them.
         sampling: How to choose the next token; None for all but the last chunk of a prefill.
         scoring: The prompt tokens to score; None unless `prompt_logprobs` asks for them.
+        num_covered_tokens: Leading tokens of the request that earlier steps have computed, also
+            where it gave their blocks back and computes them again.
     """
 
     request_id: int
@@ -89,6 +91,7 @@ class ScheduledRequest:
     block_ids: tuple[int, ...]
     sampling: SamplingInputs | None
     scoring: PromptScoring | None = None
+    num_covered_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:

@@ -323,7 +323,7 @@ class Scheduler:
         if request is None:
             return
         costs = request.costs
-        costs.num_covered_tokens = min(costs.num_covered_tokens, share.start_position)
+        costs.num_covered_tokens = min(costs.num_covered_tokens, share.num_covered_tokens)
         request.num_pending_tokens = 0
         if request.status is RequestStatus.RUNNING:
             self._put_back(request, self._clock())

@@ -40,6 +40,7 @@ class StepDraft:
                 block_ids=request.block_ids,
                 sampling=_sampling_inputs(request, eos_token_ids) if samples_token else None,
                 scoring=_prompt_scoring(request, start, stop),
+                num_covered_tokens=request.costs.num_covered_tokens,
             )
         )
         request.num_computed_tokens = stop

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from furiosa_llm.errors import NonFiniteLogitsError, PromptFailedError, RequestError
 from furiosa_llm.request import FinishReason, Request
+from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_output import SchedulerOutput
 from furiosa_llm.scheduling.scheduler import Scheduler
 from tests.factories import FakeClock, make_request, make_scheduler, run_step, sample_all
@@ -84,6 +85,36 @@ def test_a_dropped_step_is_scheduled_again_from_the_start() -> None:
     assert share.token_ids == (*range(100, 120), 7)
     assert share.start_position == 0
     scheduler.check_integrity()
+
+
+@settings(max_examples=100)
+@given(
+    length=st.integers(2, 60),
+    num_in_flight=st.integers(1, 3),
+    are_dropped=st.lists(st.booleans(), max_size=12),
+)
+def test_each_token_of_a_prompt_is_scored_once_however_often_it_is_computed(
+    length: int, num_in_flight: int, are_dropped: list[bool]
+) -> None:
+    scheduler = make_scheduler(token_budget=16, num_steps_in_flight=num_in_flight)
+    params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
+    scheduler.add(make_request(num_prompt_tokens=length, max_tokens=1, params=params))
+    steps: list[SchedulerOutput] = []
+    scored: list[int] = []
+    while scheduler.has_unfinished:
+        while len(steps) < num_in_flight and (step := scheduler.schedule()).requests:
+            steps.append(step)
+        if are_dropped and are_dropped.pop(0):
+            while steps:
+                scheduler.drop(steps.pop(0))
+            continue
+        step = steps.pop(0)
+        scheduler.update(step, sample_all(step))
+        scored += [
+            token for share in step.requests if share.scoring for token in share.scoring.token_ids
+        ]
+
+    assert scored == [*range(101, 100 + length)]
 
 
 def test_a_request_is_overdue_once_and_not_before_its_time() -> None:
