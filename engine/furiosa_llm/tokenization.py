@@ -179,7 +179,6 @@ class StopStringFinder:
 
     def __init__(self, stop_strings: Sequence[str]) -> None:
         self._stop_strings = tuple(stop_strings)
-        self._longest = max((len(text) for text in stop_strings), default=0)
 
     def find(self, text: str, num_new: int) -> tuple[str, int] | None:
         """Returns the first stop string that the last `num_new` characters complete.
@@ -187,12 +186,11 @@ class StopStringFinder:
         Returns:
             The stop string and where it begins in `text`, or None.
         """
-        start = max(len(text) - num_new - self._longest + 1, 0)
-        found = [
-            (position, stop_string)
-            for stop_string in self._stop_strings
-            if (position := text.find(stop_string, start)) >= 0
-        ]
+        found = []
+        for stop_string in self._stop_strings:
+            position = text.find(stop_string, max(len(text) - num_new - len(stop_string) + 1, 0))
+            if position >= 0:
+                found.append((position, stop_string))
         if not found:
             return None
         position, stop_string = min(found)

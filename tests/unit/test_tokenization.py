@@ -52,10 +52,10 @@ def test_half_a_character_is_held_back(tokenizer: Tokenizer) -> None:
 
 @given(
     text=st.text(alphabet="ab", max_size=12),
-    stop_strings=st.lists(st.text(alphabet="ab", min_size=1, max_size=3), min_size=1, max_size=3),
+    stop_strings=st.lists(st.text(alphabet="ab", min_size=1, max_size=5), min_size=1, max_size=3),
     sizes=st.lists(st.integers(1, 4), min_size=12, max_size=12),
 )
-def test_a_stop_string_is_found_as_soon_as_it_is_complete(
+def test_a_stop_string_is_found_when_it_is_complete_and_not_later(
     text: str, stop_strings: list[str], sizes: list[int]
 ) -> None:
     finder = StopStringFinder(stop_strings)
@@ -64,10 +64,17 @@ def test_a_stop_string_is_found_as_soon_as_it_is_complete(
         new = text[end : end + size]
         end += len(new)
         found = finder.find(text[:end], len(new))
-        hits = [(text[:end].find(stop), stop) for stop in stop_strings if stop in text[:end]]
+        hits = [
+            (position, stop)
+            for stop in stop_strings
+            for position in range(end)
+            if text[:end].startswith(stop, position) and position + len(stop) > end - len(new)
+        ]
         assert found == ((min(hits)[1], min(hits)[0]) if hits else None)
-        if found:
-            return
+
+
+def test_the_length_of_another_stop_string_does_not_matter() -> None:
+    assert StopStringFinder(("ab", "x" * 10)).find("ab12", 1) is None
 
 
 def test_messages_are_rendered_by_the_chat_template(tokenizer: Tokenizer) -> None:
