@@ -121,13 +121,13 @@ class OutputProcessor:
         token_ids = request.output_token_ids
         text = ""
         if growing is not None:
-            text = growing.text
+            text = growing.shown(request)
         elif request.is_finished:
             text = self._tokenizer.decode(
                 _text_token_ids(request), skip_special_tokens=params.skip_special_tokens
             )
         if growing is not None and _is_delta(request):
-            text, token_ids = growing.take_new(token_ids)
+            text, token_ids = growing.take_new(text, token_ids)
         return CompletionOutput(
             index=index,
             text=text,
@@ -168,10 +168,16 @@ class _GrowingText:
         self.text = self.text[:kept]
         return stop_string
 
-    def take_new(self, token_ids: list[int]) -> tuple[str, list[int]]:
-        """Returns the text and the tokens that were not taken before."""
-        new = self.text[self._num_characters_taken :], token_ids[self._num_tokens_taken :]
-        self._num_characters_taken, self._num_tokens_taken = len(self.text), len(token_ids)
+    def shown(self, request: Request) -> str:
+        """Returns the text without what a stop string that may be about to come would cut off."""
+        if request.is_finished or request.sampling_params.include_stop_str_in_output:
+            return self.text
+        return self.text[: len(self.text) - self._stop_strings.num_begun(self.text)]
+
+    def take_new(self, text: str, token_ids: list[int]) -> tuple[str, list[int]]:
+        """Returns what was not taken before of the text that is shown and of the tokens."""
+        new = text[self._num_characters_taken :], token_ids[self._num_tokens_taken :]
+        self._num_characters_taken, self._num_tokens_taken = len(text), len(token_ids)
         return new
 
 

@@ -196,6 +196,19 @@ class StopStringFinder:
         position, stop_string = min(found)
         return stop_string, position
 
+    def num_begun(self, text: str) -> int:
+        """Returns how many of the last characters may be the beginning of a stop string."""
+        return max((_num_begun(text, stop_string) for stop_string in self._stop_strings), default=0)
+
+
+def _num_begun(text: str, stop_string: str) -> int:
+    position = max(len(text) - len(stop_string) + 1, 0)
+    while (position := text.find(stop_string[0], position)) >= 0:
+        if stop_string.startswith(text[position:]):
+            return len(text) - position
+        position += 1
+    return 0
+
 
 def _load(path: str, *, mode: str, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer  # loads torch

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from furiosa_llm.config import CacheConfig, ModelInfo
 from furiosa_llm.engine_core import EngineCore
@@ -14,20 +17,21 @@ from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import NonFiniteLogitsError, RequestError, StructureFailedError
 from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.request import TokenizedPrompt
-from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from furiosa_llm.tokenization import Tokenizer
 
 END = 2
+PIECES = ("a", "b", "ab", "ba", "aab", "bbab", "c")
 Device = Callable[[SchedulerOutput], StepResult]
 
 
-class LetterTokenizer:
-    """Every token is a letter."""
+class PieceTokenizer:
+    """Tokens 3 and up are the pieces."""
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-        return "".join(chr(token_id) for token_id in token_ids)
+        return "".join(PIECES[token_id - 3] for token_id in token_ids)
 
 
 class ScriptedExecutor:
@@ -51,7 +55,7 @@ def make_core(device: Device, **changes: Any) -> EngineCore:
     options: dict[str, Any] = {"max_num_seqs": 8, "max_num_batched_tokens": 64}
     return EngineCore(
         executor=ScriptedExecutor(device),
-        tokenizer=cast(Tokenizer, LetterTokenizer()),
+        tokenizer=cast(Tokenizer, PieceTokenizer()),
         limits=EngineLimits(
             model_info=ModelInfo(
                 max_model_len=4096, vocab_size=1000, eos_token_ids=frozenset({END})
@@ -75,12 +79,12 @@ def add(core: EngineCore, name: str, params: SamplingParams) -> None:
     )
 
 
-def run(core: EngineCore) -> dict[str, RequestOutput]:
-    last: dict[str, RequestOutput] = {}
+def run(core: EngineCore) -> list[RequestOutput]:
+    outputs = []
     while core.num_unfinished:
-        last.update((output.request_id, output) for output in core.step())
+        outputs += core.step()
     core.close()
-    return last
+    return outputs
 
 
 def fails_after_its_end(error: RequestError) -> Device:
@@ -91,7 +95,7 @@ def fails_after_its_end(error: RequestError) -> Device:
         failures: Mapping[int, RequestError] = {}
         for share in step.requests:
             assert share.sampling is not None
-            token_ids[share.request_id] = ord("a")
+            token_ids[share.request_id] = 3
             if share.request_id == 0 and share.sampling.position >= 1:
                 token_ids[0] = END
                 failures = {0: error} if share.sampling.position > 1 else {}
@@ -112,9 +116,63 @@ def test_what_fails_after_the_end_of_an_answer_costs_the_others_nothing(
     for name in ("ends", "goes on"):
         add(core, name, params)
 
-    outputs = run(core)
+    outputs = {output.request_id: output for output in run(core)}
 
     assert outputs["ends"].outputs[0].finish_reason == "stop"
     assert outputs["ends"].error is None
     assert outputs["goes on"].outputs[0].text == "a" * 8
     assert outputs["goes on"].metrics.num_preemptions == 0
+
+
+def says(token_ids: Sequence[int]) -> Device:
+    """A device that answers with these tokens."""
+
+    def device(step: SchedulerOutput) -> StepResult:
+        chosen = {}
+        for share in step.requests:
+            assert share.sampling is not None
+            chosen[share.request_id] = token_ids[share.sampling.position]
+        return StepResult(token_ids=chosen)
+
+    return device
+
+
+@given(
+    token_ids=st.lists(st.integers(3, 2 + len(PIECES)), min_size=1, max_size=10),
+    stop=st.lists(st.text(alphabet="ab", min_size=1, max_size=6), min_size=1, max_size=3),
+    min_tokens=st.integers(0, 3),
+    keeps_stop=st.booleans(),
+)
+def test_what_was_handed_out_of_an_answer_is_never_taken_back(
+    token_ids: list[int], stop: list[str], min_tokens: int, keeps_stop: bool
+) -> None:
+    texts = {}
+    for kind in RequestOutputKind:
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=len(token_ids),
+            min_tokens=min(min_tokens, len(token_ids)),
+            stop=tuple(stop),
+            include_stop_str_in_output=keeps_stop,
+            output_kind=kind,
+        )
+        core = make_core(says(token_ids))
+        add(core, "r", params)
+        texts[kind] = [output.outputs[0].text for output in run(core)]
+    (final,) = texts[RequestOutputKind.FINAL]
+    growing = texts[RequestOutputKind.CUMULATIVE]
+
+    assert "".join(texts[RequestOutputKind.DELTA]) == growing[-1] == final
+    assert all(later.startswith(text) for text, later in itertools.pairwise(growing))
+    if not min_tokens and not keeps_stop:
+        assert not any(text in final for text in stop)
+
+
+def test_no_more_is_held_back_than_may_be_the_start_of_a_stop_string() -> None:
+    params = SamplingParams(temperature=0, max_tokens=5, stop=("aab", "bc"))
+    core = make_core(says([3, 3, 3, 9, 4]))
+    add(core, "r", params)
+
+    texts = [output.outputs[0].text for output in run(core)]
+
+    assert texts == ["", "", "a", "aaac", "aaacb"]
