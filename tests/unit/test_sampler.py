@@ -14,6 +14,7 @@ from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_output import SamplingInputs
 
 VOCAB_SIZE = 50
+VOCAB_SIZE_OF_TIES = 2000  # where the order of equal scores varies
 
 
 def inputs(position: int = 0, seed: int = 1, **params: Any) -> SamplingInputs:
@@ -88,6 +89,21 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     alone = [sample(logits[i : i + 1].clone(), [row]) for i, row in enumerate(rows)]
 
     assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("beside", [3, 50, 200, VOCAB_SIZE_OF_TIES])
+def test_of_equal_scores_a_row_draws_the_same_whatever_is_beside_it(beside: int) -> None:
+    logits = (
+        torch.randint(0, 40, (100, VOCAB_SIZE_OF_TIES), generator=torch.Generator().manual_seed(0))
+        / 8
+    )
+    for position, row in enumerate(logits):
+        own, other = inputs(position, top_k=5), inputs(position, top_k=beside)
+
+        alone = sample(row[None].clone(), [own])
+        together = sample(row.repeat(2, 1), [own, other])
+
+        assert together[0] == alone[0]
 
 
 def test_repetition_penalty_is_that_of_transformers() -> None:

@@ -63,24 +63,21 @@ def _groups(
     """Rows that draw at random, with how many of their likeliest tokens have to be ranked.
 
     How a row is treated follows from its own parameters: none ranked where no filter needs an
-    order, the `top_k` likeliest, or all.
+    order, the `top_k` likeliest, or all. Of equal scores, which come first depends on how many are
+    ranked: rows of another `top_k` are another group.
     """
-    unranked: list[int] = []
-    top_k: list[int] = []
-    ranked: list[int] = []
+    groups: dict[int | None, list[int]] = {}
     for row, entry in enumerate(inputs):
         params = entry.params
         if params.is_greedy:
             continue
+        num_ranks = None
         if params.top_k > 0:
-            top_k.append(row)
+            num_ranks = min(params.top_k, vocab_size)
         elif params.top_p < 1:
-            ranked.append(row)
-        else:
-            unranked.append(row)
-    largest_k = max((inputs[row].params.top_k for row in top_k), default=0)
-    groups = [(unranked, None), (top_k, min(largest_k, vocab_size)), (ranked, vocab_size)]
-    return [(rows, num_ranks) for rows, num_ranks in groups if rows]
+            num_ranks = vocab_size
+        groups.setdefault(num_ranks, []).append(row)
+    return [(rows, num_ranks) for num_ranks, rows in groups.items()]
 
 
 def _draw(
@@ -92,12 +89,7 @@ def _draw(
     order = None
     if num_ranks is not None:
         logits, order = logits.topk(num_ranks, dim=-1)  # likeliest first
-    scaled = logits / temperatures
-    if order is not None:
-        ranks = torch.arange(scaled.shape[-1], device=scaled.device)
-        limits = _column([p.top_k if p.top_k > 0 else scaled.shape[-1] for p in params], logits)
-        scaled = scaled.masked_fill(ranks >= limits, float("-inf"))
-    probabilities = scaled.softmax(dim=-1)
+    probabilities = (logits / temperatures).softmax(dim=-1)
     if order is not None:
         mass_before = probabilities.cumsum(dim=-1) - probabilities
         top_p = _column([p.top_p for p in params], logits)
