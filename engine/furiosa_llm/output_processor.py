@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from furiosa_llm.detokenization import Detokenizer, StopStringFinder
 from furiosa_llm.output_logprobs import LogprobKeeper
 from furiosa_llm.outputs import CompletionOutput, RequestMetrics, RequestOutput
 from furiosa_llm.request import FinishReason, Request
 from furiosa_llm.sampling_params import RequestOutputKind
 from furiosa_llm.scheduler_output import TokenLogprobs
-from furiosa_llm.tokenization import Detokenizer, StopStringFinder, Tokenizer
+from furiosa_llm.tokenization import Tokenizer
 
 
 class OutputProcessor:

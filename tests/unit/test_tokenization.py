@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
+from furiosa_llm.detokenization import Detokenizer, StopStringFinder
 from furiosa_llm.errors import ConfigError, InvalidRowError, ModelLoadError
-from furiosa_llm.tokenization import Detokenizer, StopStringFinder, Tokenizer
+from furiosa_llm.tokenization import Tokenizer
 from tests.checkpoints import make_tokenizer
+
+END = 2  # the token that ends an answer
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,44 @@ def test_half_a_character_is_held_back(tokenizer: Tokenizer) -> None:
 
     assert detokenizer.push(first) == ""
     assert "".join(map(detokenizer.push, rest)) == "é"
+
+
+@given(places=st.lists(st.integers(0, 8), max_size=40))
+def test_many_halves_of_characters_are_what_they_decode_to_at_once(
+    tokenizer: Tokenizer, places: list[int]
+) -> None:
+    choices = [END, *tokenizer.encode("漢😀a")]
+    token_ids = [choices[place] for place in places]
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=True)
+
+    text = "".join(map(detokenizer.push, token_ids)) + detokenizer.flush()
+
+    assert text == tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+class CountingTokenizer:
+    """Counts the tokens that it decodes."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.num_decoded = 0
+        self._tokenizer = tokenizer
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        self.num_decoded += len(token_ids)
+        return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+
+@pytest.mark.parametrize("text", ["</s>", "first of 漢", "last of 漢", "a"])
+def test_a_token_costs_no_more_the_longer_the_answer_is(tokenizer: Tokenizer, text: str) -> None:
+    token_ids = tokenizer.encode(text.removeprefix("first of ").removeprefix("last of "))
+    token_id = token_ids[-1 if text.startswith("last") else 0]
+    counting = CountingTokenizer(tokenizer)
+    detokenizer = Detokenizer(cast(Tokenizer, counting), skip_special_tokens=True)
+
+    for _ in range(1000):
+        detokenizer.push(token_id)
+
+    assert counting.num_decoded < 40 * 1000
 
 
 @given(
