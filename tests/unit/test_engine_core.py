@@ -31,6 +31,7 @@ class PieceTokenizer:
     """Tokens 3 and up are the pieces."""
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        del skip_special_tokens
         return "".join(PIECES[token_id - 3] for token_id in token_ids)
 
 
