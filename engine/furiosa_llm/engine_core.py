@@ -178,7 +178,7 @@ class EngineCore:
             return 0  # nothing is drawn
         if params.seed is not None:
             return stream_seed(params.seed, index)
-        return stream_seed(self._seed, prompt.request_id, index)
+        return stream_seed(self._seed, prompt.seed_name, index)
 
     def _stats(self, collected: CollectedStep, *, num_sampled_tokens: int) -> StepStats:
         return StepStats(

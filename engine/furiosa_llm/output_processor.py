@@ -37,6 +37,7 @@ class OutputProcessor:
     def add(self, prompt: str | None, requests: Sequence[Request]) -> None:
         """Takes in a prompt with the requests of its answers."""
         group_id = requests[0].group_id
+        assert group_id not in self._requests, f"prompt {group_id!r} is unfinished"
         self._logprobs.add(requests)
         self._requests[group_id] = tuple(requests)
         if prompt is not None:

@@ -34,13 +34,14 @@ class TokenizedPrompt:
     """A prompt that has been checked, on its way to an engine core.
 
     Attributes:
-        request_id: The caller's name for it.
+        request_id: The caller's name for it; behind a pool of replicas, one of the pool's own.
         text: The prompt as it was given, or None where token ids were given.
         prompt_token_ids: At least one, all in the vocabulary.
         sampling_params: How to answer.
         max_tokens: Most tokens of an answer, decided.
         arrival_time: By the engine's clock.
         timeout_seconds: Longest time from its first step to its end, if there is a limit.
+        callers_name: The caller's name for it, where `request_id` is another.
     """
 
     request_id: str
@@ -50,6 +51,12 @@ class TokenizedPrompt:
     max_tokens: int
     arrival_time: float
     timeout_seconds: float | None = None
+    callers_name: str | None = None
+
+    @property
+    def seed_name(self) -> str:
+        """The name on which its random draws depend: the caller's."""
+        return self.request_id if self.callers_name is None else self.callers_name
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -63,6 +63,11 @@ def engine(path: Path) -> Iterator[LLMEngine]:
     engine.shutdown()
 
 
+def iter_outputs(engine: LLMEngine) -> Iterator[RequestOutput]:
+    while engine.has_unfinished_requests():
+        yield from engine.step()
+
+
 def make_prompts(number: int = 12) -> list[list[int]]:
     draw = random.Random(0)
     return [[draw.randrange(3, VOCAB_SIZE) for _ in range(5 + i % 40)] for i in range(number)]
@@ -147,6 +152,32 @@ def test_no_output_comes_for_an_aborted_request(unharmed: LLMEngine) -> None:
         outputs += unharmed.step()
 
     assert {output.request_id for output in outputs} == {"0"}
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+def test_a_name_of_an_aborted_request_can_be_used_again(
+    unharmed: LLMEngine, num_steps: int
+) -> None:
+    """Some of the first requests wait then, some run, and of some a report is on its way."""
+    first, second = {"prompt_token_ids": [5] * 9}, {"prompt_token_ids": [6, 7, 8]}
+    unharmed.add_request("alone", second, GREEDY)
+    [alone] = [output for output in iter_outputs(unharmed) if output.finished]
+    names = [str(index) for index in range(40)]
+    for name in names:
+        unharmed.add_request(name, first, LONG)
+    for _ in range(num_steps):
+        unharmed.step()
+    unharmed.abort_request(names)
+
+    for name in names:
+        unharmed.add_request(name, second, GREEDY)
+    answers = {
+        output.request_id: output.outputs[0].token_ids
+        for output in iter_outputs(unharmed)
+        if output.finished
+    }
+
+    assert answers == dict.fromkeys(names, alone.outputs[0].token_ids)
 
 
 def test_a_model_that_cannot_be_loaded_is_the_same_error_as_without_replicas(

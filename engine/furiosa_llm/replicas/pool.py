@@ -14,6 +14,7 @@ from furiosa_llm.replicas.dispatcher import Dispatcher, low_water_tokens, most_w
 from furiosa_llm.replicas.growing_outputs import GrowingOutputs
 from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Abort, Add, Failed, NotStarted, Report, Started
+from furiosa_llm.replicas.prompt_names import PromptNames
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.scheduling.admission import check_fits
 from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue
@@ -73,21 +74,21 @@ class ReplicaPool:
             weigh=weigh,
             prefix_block_size=cache.block_size if cache.enable_prefix_caching else None,
         )
+        self._names = PromptNames()
         self._growing = GrowingOutputs()
         self._failures: dict[int, str] = {}  # what a replica said before it ended
         self._fruitless_deaths = Counter[int]()  # of replicas, since they last answered a prompt
         self._given_up: list[RequestOutput] = []
-        self._unfinished: set[str] = set()
         self._end: EngineError | None = None
 
     @property
     def num_unfinished(self) -> int:
         """Prompts whose answers are not complete."""
-        return len(self._unfinished)
+        return len(self._names)
 
     def __contains__(self, request_id: str) -> bool:
         """Tells whether a prompt of this name is unfinished."""
-        return request_id in self._unfinished
+        return request_id in self._names
 
     def add(self, prompt: TokenizedPrompt) -> None:
         """Takes a prompt in.
@@ -102,17 +103,15 @@ class ReplicaPool:
             max_model_len=self.limits.model_info.max_model_len,
             cache_config=self.limits.cache_config,
         )
-        self._dispatcher.add(self._growing.add(prompt))
-        self._unfinished.add(prompt.request_id)
+        self._dispatcher.add(self._growing.add(self._names.add(prompt)))
 
     def waiting(self) -> list[str]:
         """Returns the prompts that no replica has been given."""
-        return list(self._dispatcher.queued)
+        return self._names.given(self._dispatcher.queued)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Gives prompts up. No output comes for them any more."""
-        names = set(request_ids)
-        self._unfinished -= names
+        names = self._names.remove(request_ids)
         self._growing.remove(names)
         self._given_up = [o for o in self._given_up if o.request_id not in names]
         for replica, held in self._dispatcher.abort(names).items():
@@ -137,8 +136,7 @@ class ReplicaPool:
             self._supply()
         outputs += self._given_up
         self._given_up = []
-        self._unfinished.difference_update(o.request_id for o in outputs if o.finished)
-        return outputs
+        return self._names.outputs(outputs)
 
     def close(self) -> None:
         """Ends every process. It may be called again."""
