@@ -140,7 +140,7 @@ def _spec_json(result: BenchmarkResult) -> dict[str, object]:
     if spec.sampling_params.logit_bias is not None:
         sampling["logit_bias"] = dict(spec.sampling_params.logit_bias)
     if not hasattr(spec.workload, "columns"):
-        for name in ("max_tokens", "ignore_eos", "structured_outputs"):
+        for name in ("max_tokens", "fits_context", "ignore_eos", "structured_outputs"):
             del sampling[name]  # the workload decides them
     workload: dict[str, object] = {"kind": type(spec.workload).__name__}
     for entry in dataclasses.fields(spec.workload):

@@ -5,6 +5,7 @@ Each decorator adds its options and hands the command one object in their place.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from furiosa_llm.artifact_builder.options import BuildOptions
 from furiosa_llm.config import EngineArgs
@@ -52,7 +54,7 @@ _BUILD_SHORT_FLAGS = {
 _ENGINE_DEFAULTS = {"is_offline": _Default(True)}
 _SAMPLING_DEFAULTS = {
     "temperature": _Default(0.0, "0, greedy"),
-    "max_tokens": _Default(256),
+    "max_tokens": _Default(256, "256, or what the context leaves"),
 }
 
 
@@ -93,9 +95,20 @@ def build_options(command: Command) -> Command:
 
 
 def sampling_options(command: Command) -> Command:
-    """Adds the options of `SamplingParams`; the command gets `sampling_params`."""
+    """Adds the options of `SamplingParams`; the command gets `sampling_params`.
+
+    A default of --max-tokens refuses no prompt: only a number that was given does.
+    """
+
+    @functools.wraps(command)
+    def with_default_length(*, sampling_params: SamplingParams, **values: object) -> None:
+        source = click.get_current_context().get_parameter_source("max_tokens")
+        fits_context = source is ParameterSource.DEFAULT
+        params = dataclasses.replace(sampling_params, fits_context=fits_context)
+        command(sampling_params=params, **values)
+
     return _from_dataclass(
-        command,
+        with_default_length,
         SamplingParams,
         target="sampling_params",
         section=SAMPLING,

@@ -36,9 +36,10 @@ class PromptIntake:
         """
         text, token_ids = self._tokenize(prompt)
         self.check_params(params)
-        max_tokens = params.max_tokens
-        if max_tokens is None:
-            max_tokens = max(self._limits.longest_sequence - len(token_ids), 1)
+        num_left = max(self._limits.longest_sequence - len(token_ids), 1)
+        max_tokens = num_left if params.max_tokens is None else params.max_tokens
+        if params.fits_context:
+            max_tokens = min(max_tokens, num_left)
         check_fits(
             num_prompt_tokens=len(token_ids),
             max_tokens=max_tokens,

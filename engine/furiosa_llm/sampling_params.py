@@ -36,6 +36,8 @@ class SamplingParams:
     `best_of` answers are drawn, and the n that the model finds likeliest as a whole are returned,
     the likeliest first; outputs of unfinished answers cannot be ranked and are not delivered.
 
+    Where no one gave `max_tokens`, `fits_context` lowers it to what the prompt leaves of the context.
+
     Raises:
         InvalidParamsError: A value is of the wrong type or out of range, or values do not go
             together.
@@ -135,6 +137,7 @@ class SamplingParams:
     )
     seed: int | None = None
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+    fits_context: bool = False
     use_beam_search: bool = False  # these three only to say that there is no such thing
     length_penalty: float = 1.0
     early_stopping: bool | str = False
@@ -221,8 +224,11 @@ class SamplingParams:
                 f"unknown sampling parameter {shortened(unknown[0])}; known are "
                 + ", ".join(sorted(PARAMETER_NAMES))
             )
+        if not changes:
+            return self
+        fits_context = self.fits_context and "max_tokens" not in changes
         # `changes` is checked by __post_init__, value by value.
-        return dataclasses.replace(self, **changes) if changes else self  # type: ignore[arg-type]
+        return dataclasses.replace(self, **changes, fits_context=fits_context)  # type: ignore[arg-type]
 
     def _check_limits(self) -> None:
         """Checks the numbers whose limit is another parameter."""
@@ -249,6 +255,7 @@ class SamplingParams:
                 )
 
 
-PARAMETER_NAMES = frozenset(
-    field.name for field in dataclasses.fields(SamplingParams) if field.name != "output_kind"
-)
+PARAMETER_NAMES = frozenset(field.name for field in dataclasses.fields(SamplingParams)) - {
+    "output_kind",
+    "fits_context",
+}

@@ -18,7 +18,26 @@ def test_run_is_greedy_and_offline_unless_told_otherwise(batch: FakeBatch) -> No
     invoke("run", *REQUIRED)
 
     assert batch.job.engine_args == EngineArgs(model="m", is_offline=True)
-    assert batch.job.sampling_params == SamplingParams(temperature=0, max_tokens=256)
+    assert batch.job.sampling_params == SamplingParams(
+        temperature=0, max_tokens=256, fits_context=True
+    )
+
+
+def test_only_a_default_number_of_tokens_gives_way_to_the_context(
+    batch: FakeBatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("max-tokens: 256\n", encoding="utf-8")
+
+    invoke("run", *REQUIRED)
+    invoke("run", *REQUIRED, "--max-tokens", "256")
+    invoke("run", *REQUIRED, env={"FURIOSA_LLM_RUN_MAX_TOKENS": "256"})
+    invoke("run", *REQUIRED, "--config", str(file))
+
+    params = [job.sampling_params for job in batch.jobs]
+    assert [one.fits_context for one in params] == [True, False, False, False]
+    assert not params[0].updated({"max_tokens": 256}).fits_context
+    assert params[0].updated({"top_k": 5}).fits_context
 
 
 def test_every_option_of_run_reaches_the_job(batch: FakeBatch) -> None:

@@ -188,3 +188,28 @@ def test_long_rows_wait_in_the_input_and_not_in_the_engine(
 
     assert (summary.num_rows, summary.num_failed) == (300, 0)
     assert 0 < max(held) <= 64 + 5  # rows are handed over 64 at a time
+
+
+def test_a_default_length_refuses_no_row_and_a_given_one_does(tmp_path: Path) -> None:
+    long = {"prompt": "a " * 200}
+    job = make_job(tmp_path, [long, {**long, "max_tokens": 256}])
+    default = dataclasses.replace(GREEDY, max_tokens=256, fits_context=True, ignore_eos=True)
+
+    summary = run_batch_job(dataclasses.replace(job, sampling_params=default))
+
+    first, second = read(job.output)
+    assert summary.error_counts == {"prompt_too_long": 1}
+    assert (first["error"], first["finish_reason"]) == (None, "length")
+    assert first["num_prompt_tokens"] + first["num_output_tokens"] == 512
+    assert first["num_output_tokens"] < 256
+    assert second["error_code"] == "prompt_too_long"
+
+
+def test_a_given_length_that_leaves_no_room_for_a_prompt_is_refused(tmp_path: Path) -> None:
+    job = make_job(tmp_path, [GOOD])
+    params = dataclasses.replace(GREEDY, max_tokens=512)
+
+    with pytest.raises(ConfigError, match=r"--max-tokens 512 leaves no room .* of 512 tokens"):
+        run_batch_job(dataclasses.replace(job, sampling_params=params))
+    default = dataclasses.replace(params, fits_context=True)
+    assert run_batch_job(dataclasses.replace(job, sampling_params=default)).num_failed == 0

@@ -176,12 +176,18 @@ def _check_params(engine: LLMEngine, params: SamplingParams) -> None:
     """Refuses parameters that would fail every row, before any row is read.
 
     Raises:
-        ConfigError: They do not go with the model.
+        ConfigError: They do not go with the model, or leave no room for a prompt.
     """
     try:
         engine.check_params(params)
     except RequestError as error:
         raise ConfigError(str(error)) from error
+    max_model_len = engine.limits.model_info.max_model_len
+    if not params.fits_context and (params.max_tokens or 0) >= max_model_len:
+        raise ConfigError(
+            f"--max-tokens {params.max_tokens} leaves no room for a prompt in a context of "
+            f"{max_model_len} tokens; lower it, or give none for what a prompt leaves"
+        )
 
 
 def _resume(job: BatchJob, source: RowSource) -> Resume | None:

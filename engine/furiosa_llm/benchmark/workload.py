@@ -102,6 +102,7 @@ class PromptSource:
                 dataclasses.replace(
                     self._params,
                     max_tokens=draws.randint(*workload.output_len),
+                    fits_context=False,
                     ignore_eos=True,
                     structured_outputs=None,  # an answer of that form has a length of its own
                 ),
