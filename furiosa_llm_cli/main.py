@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
@@ -11,7 +10,6 @@ from typing import Any, NoReturn
 
 import click
 
-from furiosa_llm.dataset.redaction import redacted_text
 from furiosa_llm.errors import (
     ConfigError,
     DatasetError,
@@ -28,6 +26,8 @@ from furiosa_llm_cli.commands.merge import merge
 from furiosa_llm_cli.commands.run import run
 from furiosa_llm_cli.commands.version import version
 from furiosa_llm_cli.startup import OwnProcess, QuickEnd
+from furiosa_llm_cli.streams import ending_without_output, prepare_streams
+from furiosa_llm_cli.terminal import say
 from furiosa_llm_cli.version import program_version
 
 _EXIT_STOPPED = 75
@@ -51,6 +51,7 @@ class _Group(click.Group):
         """Runs the command line and exits. Without arguments, it takes those of the process."""
         if args or settings.get("args") is not None:
             self._run(*args, **settings)
+        prepare_streams()
         end = QuickEnd()
         try:
             self._run(obj=OwnProcess(), **settings)
@@ -66,7 +67,7 @@ class _Group(click.Group):
         try:
             result = super().main(*args, **settings)
         except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
+            say(error.format_message())
             sys.exit(error.exit_code)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "furiosa-llm"
@@ -80,25 +81,27 @@ class _Group(click.Group):
             _exit_with("interrupted", _EXIT_STOPPED)
         sys.exit(result)
 
+    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+        """Reads the group's own options, of which --help and --version write."""
+        with ending_without_output(_EXIT_OUTPUT_CLOSED):
+            return super().make_context(*args, **settings)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; an error of the engine becomes one of the command line."""
         try:
-            return super().invoke(ctx)
+            with ending_without_output(_EXIT_OUTPUT_CLOSED):
+                return super().invoke(ctx)
         except FuriosaLLMError as error:
             code = _exit_code(error)
             if code is None:
                 raise
             if ctx.params["debug"]:
-                click.echo(redacted_text(traceback.format_exc()), err=True, nl=False)
+                say(traceback.format_exc().rstrip("\n"))
             failure = click.ClickException(str(error))
             failure.exit_code = code  # type: ignore[misc]  # Click's own way to set it
             raise failure from error
         except KeyboardInterrupt:
             raise click.Abort from None
-        except BrokenPipeError:
-            # Whoever read our output is gone. Python must not fail again when it flushes.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise click.exceptions.Exit(_EXIT_OUTPUT_CLOSED) from None
 
 
 def _exit_code(error: FuriosaLLMError) -> int | None:
@@ -107,7 +110,7 @@ def _exit_code(error: FuriosaLLMError) -> int | None:
 
 def _exit_with(message: str, code: int) -> NoReturn:
     line = re.sub(r"\s*\n\s*", " ", message.strip())
-    click.echo(f"Error: {redacted_text(line)}", err=True)
+    say(f"Error: {line}")
     sys.exit(code)
 
 

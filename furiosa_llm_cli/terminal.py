@@ -1,4 +1,4 @@
-"""Where words go: standard error, which may be a terminal, a file, or closed by its reader."""
+"""Where words go: standard error, a terminal, a file, or what cannot be written any more."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class StderrConsole(Console):
-    """A console on standard error that falls silent when no one reads it any more.
+    """A console on standard error that falls silent when it cannot be written any more.
 
-    A run of hours must not end because its terminal was closed.
+    A run of hours must not end because its terminal was closed, or the disk of its log is full.
     """
 
     def __init__(self) -> None:
@@ -29,18 +29,26 @@ class StderrConsole(Console):
         self.quiet = True
         silence_stderr()
 
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:  # rich itself knows only pipes
+            self.on_broken_pipe()
+
 
 def is_live_terminal() -> bool:
     """Whether standard error is a terminal in which lines can be drawn over."""
     # Not rich's own test: FORCE_COLOR makes it take a log file for a terminal.
-    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    if sys.stderr is None or not sys.stderr.isatty():
+        return False
+    return os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
 def say(text: str) -> None:
-    """Writes a line to standard error, if anyone reads it."""
+    """Writes a line to standard error, if that is possible."""
     try:
         click.echo(redacted_text(text), err=True)
-    except BrokenPipeError:
+    except OSError:
         silence_stderr()
 
 

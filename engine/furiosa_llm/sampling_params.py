@@ -36,7 +36,7 @@ class SamplingParams:
     `best_of` answers are drawn, and the n that the model finds likeliest as a whole are returned,
     the likeliest first; outputs of unfinished answers cannot be ranked and are not delivered.
 
-    Where no one gave `max_tokens`, `fits_context` lowers it to what the prompt leaves of the context.
+    Where no one gave `max_tokens`, `fits_context` lowers it to what the context leaves.
 
     Raises:
         InvalidParamsError: A value is of the wrong type or out of range, or values do not go

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from furiosa_llm.errors import (
@@ -166,5 +167,61 @@ def test_a_run_goes_on_when_no_one_reads_its_words(tmp_path: Path) -> None:
             stderr=closed,
             check=False,
         )
+
+    assert (done.returncode, done.stdout) == (0, b"finished\n")
+
+
+def run_shell(command: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs `$LLM`, the program, in a shell that can close and redirect streams."""
+    return subprocess.run(
+        ["bash", "-c", command],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "LLM": f"{sys.executable} -m furiosa_llm_cli",
+        },
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", ["version", "--version", "--help", "run --help", "collect-env --json"]
+)
+@pytest.mark.parametrize(
+    ("where", "reason"), [("/dev/full", "No space left on device"), ("&-", "Bad file descriptor")]
+)
+def test_an_output_that_cannot_be_written_is_one_line_and_exit_code_4(
+    arguments: str, where: str, reason: str
+) -> None:
+    done = run_shell(f"$LLM {arguments} >{where}")
+
+    assert done.stderr.decode() == f"Error: standard output cannot be written: {reason}\n"
+    assert done.returncode == 4
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "&-"])
+def test_words_that_cannot_be_written_do_not_change_how_a_run_ends(
+    where: str, tmp_path: Path
+) -> None:
+    rows, output = tmp_path / "rows.jsonl", tmp_path / "out.parquet"
+    rows.write_text('{"prompt": "What is 2 + 3?"}\n{"id": 1}\n')
+    model = Path(__file__).parents[2] / "samples" / "tiny-llama"
+
+    done = run_shell(f"$LLM run -m {model} -i {rows} -o {output} -v 2>{where}")
+    refused = run_shell(f"$LLM run -m {model} -i {rows} -o {output} 2>{where}")
+
+    assert (done.returncode, refused.returncode) == (3, 4)
+    assert pq.read_table(output).num_rows == 2
+
+
+def test_a_console_falls_silent_when_its_terminal_is_gone(tmp_path: Path) -> None:
+    script = tmp_path / "console.py"
+    script.write_text(
+        "from furiosa_llm_cli.terminal import StderrConsole\n"
+        "console = StderrConsole()\nconsole.print('a')\nconsole.print('b')\nprint('finished')\n"
+    )
+
+    done = run_shell(f"{sys.executable} {script} 2>/dev/full")
 
     assert (done.returncode, done.stdout) == (0, b"finished\n")
