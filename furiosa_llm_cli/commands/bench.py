@@ -140,7 +140,11 @@ def bench(
     start = time.monotonic()
     prepare_libraries(ctx, engine_args.cache_dir)
     from furiosa_llm.benchmark import runner, workload  # loads pyarrow
+    from furiosa_llm.dataset.reader import open_input
+    from furiosa_llm.dataset.target import check_side_files
 
+    inputs = () if json is None or input is None else open_input(input).paths
+    check_side_files({"--json": json}, inputs, None, overwrite=True)
     import_seconds = time.monotonic() - start
     show_logs(verbosity.level)
     result = runner.run_benchmark(

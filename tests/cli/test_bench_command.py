@@ -139,6 +139,17 @@ def test_bench_measures_the_rows_of_a_file(tmp_path: Path) -> None:
     assert content["sampling_params"]["logit_bias"] == {"5": -1.0}
 
 
+def test_bench_never_writes_over_its_input(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a"}\n')
+
+    outcome = invoke("bench", "-m", MODEL, "-i", str(rows), "--json", str(rows))
+
+    assert outcome.exit_code == 2
+    assert outcome.stderr == f"Error: --json {rows} is an input, too; choose another file\n"
+    assert rows.read_text() == '{"prompt": "a"}\n'
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -15,7 +15,12 @@ from furiosa_llm.batch.job import BatchJob
 from furiosa_llm.batch.run import run_batch_job
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.error_limit import ErrorLimit
-from furiosa_llm.errors import ConfigError, RequestTimeoutError, TooManyErrorsError
+from furiosa_llm.errors import (
+    ConfigError,
+    DatasetError,
+    RequestTimeoutError,
+    TooManyErrorsError,
+)
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.sampling_params import SamplingParams
@@ -213,3 +218,18 @@ def test_a_given_length_that_leaves_no_room_for_a_prompt_is_refused(tmp_path: Pa
         run_batch_job(dataclasses.replace(job, sampling_params=params))
     default = dataclasses.replace(params, fits_context=True)
     assert run_batch_job(dataclasses.replace(job, sampling_params=default)).num_failed == 0
+
+
+def test_a_first_run_that_may_be_resumed_empties_no_file_that_is_there(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.jsonl"
+    notes.write_text("mine\n")
+    job = make_job(tmp_path, [GOOD, {"prompt": ""}], failed_rows=notes, resume=True)
+
+    with pytest.raises(DatasetError, match=r"notes\.jsonl exists already"):
+        run_batch_job(job)
+
+    assert notes.read_text() == "mine\n"
+    notes.unlink()
+    run_batch_job(job)
+    run_batch_job(dataclasses.replace(job, retry_failed=True))
+    assert notes.read_text() == '{"prompt":""}\n'

@@ -68,7 +68,8 @@ class _Batch:
         may_exist = job.overwrite or job.resume
         target = check_output(job.output, source.paths, overwrite=may_exist)
         side_files = {"--step-stats": job.step_stats, "--failed-rows": job.failed_rows}
-        check_side_files(side_files, source.paths, target, overwrite=may_exist)
+        is_replaced = job.overwrite or (job.resume and target.has_earlier_run)
+        check_side_files(side_files, source.paths, target, overwrite=is_replaced)
         with AnswerWriter(
             job.output,
             manifest=describe_batch(job, source),

@@ -33,7 +33,7 @@ class OutputTarget:
         """Reads the user's words: a trailing slash or an existing folder asks for a folder."""
         path = Path(output)
         if path.is_symlink():
-            path = path.resolve()  # the link stays; what it leads to is replaced
+            path = _resolved(path)  # the link stays; what it leads to is replaced
         return cls(path=path, is_folder=str(output).endswith(("/", os.sep)) or path.is_dir())
 
     @property
@@ -45,6 +45,27 @@ class OutputTarget:
     def status_path(self) -> Path:
         """What a watcher of the run looks at."""
         return self.path.with_name(self.path.name + ".status.json")
+
+    @property
+    def has_earlier_run(self) -> bool:
+        """Whether a run has left anything: its output, its parts, or how it ended."""
+        if self.path.is_dir():
+            return any(self.path.iterdir())
+        return any(path.exists() for path in (self.path, self.parts_folder, self.status_path))
+
+    def purpose_of(self, path: Path) -> str | None:
+        """Tells what a run needs a path for; None if it may be another file."""
+        path, output = _resolved(path), _resolved(self.path)
+        parts, status = _resolved(self.parts_folder), _resolved(self.status_path)
+        if path == output or _is_same_file(path, output):
+            return "the output"
+        if path in (status, status.with_name(status.name + ".tmp")):
+            return "the file that tells how far the run is"
+        if path == parts or parts in path.parents:
+            return f"among the finished rows in {self.parts_folder}"
+        if self.is_folder and output in path.parents:
+            return f"among the files of the output {self.path}"
+        return None
 
 
 def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool) -> OutputTarget:
@@ -74,7 +95,7 @@ def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool)
 def check_side_files(
     files: Mapping[str, Path | None],
     inputs: Iterable[Path],
-    output: OutputTarget,
+    output: OutputTarget | None,
     *,
     overwrite: bool,
 ) -> None:
@@ -83,20 +104,24 @@ def check_side_files(
     Args:
         files: By option; None where it is not given.
         inputs: The files of the input.
-        output: Where the answers go.
+        output: Where the answers go; None where there are none to be kept.
         overwrite: Whether they may exist already.
 
     Raises:
-        ConfigError: One is the output, one of the inputs, or another of them.
+        ConfigError: One is the output or what a run keeps beside it, one of the inputs, or
+            another of them.
         DatasetError: One exists already, or its folder is missing or not writable.
     """
-    taken = [("the output", output.path), *(("an input", path) for path in inputs)]
+    taken = [("an input", path) for path in inputs]
     for option, path in files.items():
         if path is None:
             continue
+        purpose = None if output is None else output.purpose_of(path)
         for what, other in taken:
-            if path.resolve() == other.resolve() or _is_same_file(path, other):
-                raise ConfigError(f"{option} {path} is {what}, too; choose another file")
+            if _resolved(path) == _resolved(other) or _is_same_file(path, other):
+                purpose = what
+        if purpose is not None:
+            raise ConfigError(f"{option} {path} is {purpose}, too; choose another file")
         taken.append((f"the file of {option}", path))
         if path.is_dir():
             raise DatasetError(f"{path} is a folder; name a file")
@@ -106,11 +131,18 @@ def check_side_files(
 
 
 def _check_input(path: Path, target: OutputTarget) -> None:
-    resolved = target.path.resolve()
-    if path.resolve() == resolved or _is_same_file(path, target.path):
+    resolved = _resolved(target.path)
+    if _resolved(path) == resolved or _is_same_file(path, target.path):
         raise ConfigError(f"--output {target.path} is an input, too; choose another output")
-    if target.is_folder and resolved in path.resolve().parents:
+    if target.is_folder and resolved in _resolved(path).parents:
         raise ConfigError(f"--output {target.path} holds the input {path}; choose another folder")
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise the second for a loop
+        raise DatasetError(f"{path} cannot be found: {error}; choose another file") from error
 
 
 def _is_same_file(first: Path, second: Path) -> bool:

@@ -115,6 +115,11 @@ def test_standard_output_is_refused() -> None:
         ("hard.jsonl", True, ConfigError, "is an input, too"),
         ("steps.parquet", True, ConfigError, "is the file of --step-stats, too"),
         ("out.parquet", True, ConfigError, "is the output, too"),
+        ("out.parquet.status.json", True, ConfigError, "is the file that tells how far the run"),
+        ("out.parquet.status.json.tmp", True, ConfigError, "is the file that tells how far"),
+        ("out.parquet.parts", True, ConfigError, "among the finished rows in out.parquet.parts"),
+        ("out.parquet.parts/a", True, ConfigError, "among the finished rows in out.parquet.parts"),
+        ("loop.jsonl", True, DatasetError, "loop.jsonl cannot be found"),
         ("old.parquet", False, DatasetError, "exists already"),
         ("missing/steps.parquet", True, DatasetError, "missing is not an existing folder"),
         ("folder", True, DatasetError, "is a folder"),
@@ -127,6 +132,7 @@ def test_a_file_beside_the_output_destroys_nothing(
     (folder / "hard.jsonl").hardlink_to(folder / "in.jsonl")
     (folder / "old.parquet").touch()
     (folder / "folder").mkdir()
+    (folder / "loop.jsonl").symlink_to("loop.jsonl")
     target = check_output("out.parquet", [], overwrite=False)
     files = {"--step-stats": Path("steps.parquet"), "--failed-rows": Path(path)}
 
@@ -139,3 +145,29 @@ def test_files_beside_the_output_that_are_new_or_not_given_are_allowed(folder: P
     files = {"--step-stats": None, "--failed-rows": folder / "failed.jsonl"}
 
     check_side_files(files, [Path("in.jsonl")], target, overwrite=False)
+
+
+def test_a_file_in_a_folder_of_answers_is_refused(folder: Path) -> None:
+    target = check_output("out/", [], overwrite=False)
+    files = {"--step-stats": folder / "out" / "steps.parquet"}
+
+    with pytest.raises(ConfigError, match="is among the files of the output out, too"):
+        check_side_files(files, [], target, overwrite=False)
+
+
+@pytest.mark.parametrize("output", ["loop.parquet", "loop.parquet/"])
+def test_an_output_that_is_a_link_to_itself_is_refused(folder: Path, output: str) -> None:
+    (folder / "loop.parquet").symlink_to("loop.parquet")
+
+    with pytest.raises(DatasetError, match=r"loop\.parquet cannot be found"):
+        check_output(output, [], overwrite=True)
+
+
+@pytest.mark.parametrize("left", ["out.parquet", "out.parquet.parts", "out.parquet.status.json"])
+def test_what_a_run_leaves_tells_of_it(folder: Path, left: str) -> None:
+    target = OutputTarget.of("out.parquet")
+    assert not target.has_earlier_run
+
+    (folder / left).touch()
+
+    assert target.has_earlier_run
