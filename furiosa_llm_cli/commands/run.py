@@ -230,11 +230,9 @@ def run(
             num_examples=preview,
         )
         summary = run_batch_job(job, on_progress=display.update)
-    if summary.was_complete:
-        if not verbosity.is_quiet:
-            say(f"{output} is complete already ({count(summary.num_rows)} rows): nothing to do")
-        return
-    if not verbosity.is_quiet:
+    if not verbosity.is_quiet and summary.was_complete:
+        say(_complete_text(summary, output))
+    elif not verbosity.is_quiet:
         _show(summary, import_seconds + summary.import_seconds)
     limit = max_errors or ErrorLimit(0)
     if limit.is_exceeded(num_failed=summary.num_failed, num_done=summary.num_rows):
@@ -254,6 +252,14 @@ def _checkpoint(every: Checkpoint | None) -> _CheckpointOptions:
     if every is not None and every.seconds is not None:
         options["seconds_per_part"] = every.seconds
     return options
+
+
+def _complete_text(summary: BatchSummary, output: str) -> str:
+    rows = f"{count(summary.num_rows)} rows"
+    if not summary.num_failed:
+        return f"{output} is complete already ({rows}): nothing to do"
+    failed = f"{count(summary.num_failed)} of them failed"
+    return f"{output} is complete already ({rows}, {failed}); --retry-failed does those again"
 
 
 def _show(summary: BatchSummary, import_seconds: float) -> None:

@@ -18,13 +18,28 @@ def test_a_run_that_was_told_to_stop_ends_with_75(batch: FakeBatch) -> None:
 
 
 def test_resuming_a_complete_output_does_nothing_and_says_so(batch: FakeBatch) -> None:
-    batch.summary = make_summary(was_complete=True, num_failed=3)
+    batch.summary = make_summary(was_complete=True)
 
     outcome = invoke("run", *REQUIRED, "--resume")
 
     assert outcome.exit_code == 0
     assert outcome.stderr.splitlines()[-1] == (
         "out.parquet is complete already (80 rows): nothing to do"
+    )
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 3), (["--max-errors", "3"], 0)])
+def test_a_complete_output_with_failed_rows_ends_as_the_run_that_wrote_it(
+    batch: FakeBatch, options: list[str], code: int
+) -> None:
+    batch.summary = make_summary(was_complete=True, num_failed=3)
+
+    outcome = invoke("run", *REQUIRED, "--resume", *options)
+
+    assert outcome.exit_code == code
+    assert outcome.stderr.splitlines()[-1] == (
+        "out.parquet is complete already (80 rows, 3 of them failed); --retry-failed does those "
+        "again"
     )
 
 

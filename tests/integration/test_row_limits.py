@@ -233,3 +233,19 @@ def test_a_first_run_that_may_be_resumed_empties_no_file_that_is_there(tmp_path:
     run_batch_job(job)
     run_batch_job(dataclasses.replace(job, retry_failed=True))
     assert notes.read_text() == '{"prompt":""}\n'
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_the_failed_rows_of_a_complete_output_are_written_too(
+    tmp_path: Path, is_folder: bool
+) -> None:
+    output = f"{tmp_path}/out/" if is_folder else tmp_path / "out.parquet"
+    job = make_job(tmp_path, [GOOD, {"prompt": ""}, GOOD, "["], output=output, resume=True)
+    run_batch_job(job)
+
+    summary = run_batch_job(dataclasses.replace(job, failed_rows=tmp_path / "failed.jsonl"))
+
+    assert (summary.was_complete, summary.num_failed) == (True, 2)
+    first, second = (tmp_path / "failed.jsonl").read_text().splitlines()
+    assert first == '{"prompt":""}'
+    assert json.loads(second)["row_index"] == 3

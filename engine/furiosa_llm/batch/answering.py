@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,7 +12,6 @@ from furiosa_llm.batch.rows_in_flight import RowsInFlight
 from furiosa_llm.batch.tally import Tally
 from furiosa_llm.dataset.failed_rows import FailedRowsWriter
 from furiosa_llm.dataset.reader import RowSource
-from furiosa_llm.dataset.saved_parts import RowIndexes
 from furiosa_llm.dataset.step_stats import StepStatsWriter
 from furiosa_llm.dataset.writer import AnswerWriter
 from furiosa_llm.errors import RunStoppedError
@@ -57,7 +55,7 @@ def answer_rows(
         failed_rows = step_stats = None
         if job.failed_rows is not None:
             failed_rows = stack.enter_context(FailedRowsWriter.open(job.failed_rows))
-            _write_failed_before(failed_rows, source, writer.saved.failed)
+            failed_rows.write_those(source, writer.saved.failed)
         if job.step_stats is not None:
             step_stats = stack.enter_context(StepStatsWriter.open(job.step_stats))
         rows = RowsInFlight(
@@ -97,15 +95,6 @@ def _feed(job: BatchJob, engine: LLMEngine, source: RowSource, writer: AnswerWri
         max_model_len=engine.limits.model_info.max_model_len,
         num_previews=job.num_examples,
     )
-
-
-def _write_failed_before(
-    failed_rows: FailedRowsWriter, source: RowSource, failed: RowIndexes
-) -> None:
-    """Writes what an earlier run could not answer. The input is read as far as the last of it."""
-    rows = (row for row in source.rows() if row.row_index in failed)
-    for row in itertools.islice(rows, len(failed)):
-        failed_rows.write(row)
 
 
 def _drop_what_waits(engine: LLMEngine, stop: GracefulStop) -> None:

@@ -15,9 +15,10 @@ from furiosa_llm.batch.job import BatchJob
 from furiosa_llm.batch.manifest import describe_batch, with_engine
 from furiosa_llm.batch.summary import BatchSummary, Progress
 from furiosa_llm.batch.tally import Tally
+from furiosa_llm.dataset.failed_rows import FailedRowsWriter
 from furiosa_llm.dataset.reader import RowSource, open_input
 from furiosa_llm.dataset.row_estimate import estimate_num_rows
-from furiosa_llm.dataset.run_start import Resume
+from furiosa_llm.dataset.run_start import Resume, failed_rows_of
 from furiosa_llm.dataset.status_file import StatusFile
 from furiosa_llm.dataset.target import check_output, check_side_files
 from furiosa_llm.dataset.writer import AnswerWriter
@@ -81,6 +82,9 @@ class _Batch:
         ) as writer:
             if writer.is_complete:
                 target.status_path.unlink(missing_ok=True)
+                if job.failed_rows is not None:
+                    with FailedRowsWriter.open(job.failed_rows) as failed_rows:
+                        failed_rows.write_those(source, failed_rows_of(target))
                 return BatchSummary.of_complete(Path(job.output), writer.manifest.counts)
             self._tally.add_saved(writer.saved)
             with StatusFile.open(target.status_path) as self._status:

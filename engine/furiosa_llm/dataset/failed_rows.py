@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from furiosa_llm.dataset.durable import closed_well, durable_file, writing
 from furiosa_llm.dataset.json_text import to_json
+from furiosa_llm.dataset.reader import RowSource
 from furiosa_llm.dataset.record import RawRow
+from furiosa_llm.dataset.saved_parts import RowIndexes
 
 
 class FailedRowsWriter:
@@ -45,3 +48,13 @@ class FailedRowsWriter:
             columns = {"row_index": row.row_index, "error": row.error}
         with writing(self._path):
             self._file.write(to_json(columns).encode() + b"\n")
+
+    def write_those(self, source: RowSource, failed: RowIndexes) -> None:
+        """Adds what an earlier run could not answer, read from the input as far as the last of it.
+
+        Raises:
+            DatasetError: It cannot be written, or the input not be read.
+        """
+        rows = (row for row in source.rows() if row.row_index in failed)
+        for row in itertools.islice(rows, len(failed)):
+            self.write(row)

@@ -20,7 +20,7 @@ from furiosa_llm.dataset.parts import write_answer_part
 from furiosa_llm.dataset.reader import STANDARD_INPUT, RowSource
 from furiosa_llm.dataset.record import identify
 from furiosa_llm.dataset.run_lock import LOCK_NAME
-from furiosa_llm.dataset.saved_parts import SavedRows, has_parts, load_parts
+from furiosa_llm.dataset.saved_parts import RowIndexes, SavedRows, has_parts, load_parts
 from furiosa_llm.dataset.schema import ANSWER_SCHEMA
 from furiosa_llm.dataset.target import OutputTarget, check_replaceable
 from furiosa_llm.errors import ConfigError, DatasetError
@@ -147,7 +147,7 @@ def _reopen(
     with writing(folder):
         empty_folder(folder)
     carried = resume.carried()
-    for number, rows in enumerate(_output_rows(target)):
+    for number, rows in enumerate(_output_rows(target, ANSWER_SCHEMA)):
         own = list(itertools.islice(carried, len(rows)))
         if len(own) < len(rows):
             raise DatasetError(f"{target.path} has more rows than the input")
@@ -162,16 +162,29 @@ def _reopen(
     return RunStart(manifest=manifest, saved=saved, may_replace=True)
 
 
-def _output_rows(target: OutputTarget) -> Iterator[pa.Table]:
-    """Yields the answers of an output in order."""
+def failed_rows_of(target: OutputTarget) -> RowIndexes:
+    """Returns which rows of a complete output failed.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
+    failed = RowIndexes()
+    schema = pa.schema([ANSWER_SCHEMA.field(name) for name in ("row_index", "error_code")])
+    for rows in _output_rows(target, schema):
+        is_failed = rows.column("error_code").is_valid()
+        failed.add(rows.filter(is_failed).column("row_index").to_numpy())
+    return failed
+
+
+def _output_rows(target: OutputTarget, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yields the answers of an output in order, with the columns of a schema."""
     path = target.path
     files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
     for name in files:
         try:
             with pq.ParquetFile(name) as file:
-                names = ANSWER_SCHEMA.names
-                for batch in file.iter_batches(batch_size=_ROWS_PER_PART, columns=names):
-                    yield pa.Table.from_batches([batch]).cast(ANSWER_SCHEMA)
+                for batch in file.iter_batches(batch_size=_ROWS_PER_PART, columns=schema.names):
+                    yield pa.Table.from_batches([batch]).cast(schema)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise DatasetError(f"{name}: cannot be read: {error}") from error
 
