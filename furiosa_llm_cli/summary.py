@@ -14,9 +14,10 @@ from rich.text import Text
 from furiosa_llm_cli.formats import count, duration, one_line, percent, rate
 
 if TYPE_CHECKING:
-    from furiosa_llm.batch.summary import BatchSummary, Example
+    from furiosa_llm.batch.summary import BatchSummary, Example, FirstError
 
 _MAX_SHOWN = 60
+_MAX_ERROR = 200
 _MIN_WIDTH = 8
 _STYLES = {"failed": "bold red", "answered": "bold green"}
 
@@ -33,6 +34,7 @@ def summary_facts(summary: BatchSummary, *, import_seconds: float) -> list[Fact]
         facts.append(("resumed", f"{count(summary.num_resumed)} rows were done before"))
     if summary.num_failed:
         facts.append(("failed", _failures(summary)))
+        facts += [(code, _example_error(error)) for code, error in summary.first_errors.items()]
     if summary.num_expected:
         facts.append(("right answers", _of(summary.num_right, summary.num_expected)))
     facts += [
@@ -146,6 +148,10 @@ def _failures(summary: BatchSummary) -> str:
     most_first = sorted(summary.error_counts.items(), key=lambda entry: (-entry[1], entry[0]))
     codes = ", ".join(f"{code} {count(number)}" for code, number in most_first)
     return f"{count(summary.num_failed)} ({codes}); why is in the columns error_code and error"
+
+
+def _example_error(error: FirstError) -> str:
+    return f"for example, row {error.row_index}: {one_line(error.error, _MAX_ERROR)}"
 
 
 def _of(part: int, whole: int) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from furiosa_llm.batch.summary import BatchSummary, Example
+from furiosa_llm.batch.summary import BatchSummary, Example, FirstError
 from furiosa_llm_cli.formats import duration, one_line, percent, rate
 from furiosa_llm_cli.summary import plain_summary, print_summary
 from tests.cli.cli_factories import make_summary
@@ -56,6 +56,20 @@ note           the input's column 'text' is in the output as 'input_text'
 ✗ 7: [bold]x -> 12\ufffd[2J (expected 13)
 - 8: Say it. Say it. Say it. Say it. Say it. Say it. Say it. Say… -> no"""
     )
+
+
+def test_a_summary_tells_of_each_kind_of_error_why_the_first_row_had_it() -> None:
+    summary = make_summary(
+        num_failed=80,
+        error_counts={"invalid_row": 80},
+        first_errors={"invalid_row": FirstError(3, "no column\n'nope'" + " of many" * 50)},
+    )
+
+    lines = plain_summary(summary, import_seconds=0.0).splitlines()
+
+    assert lines[1].startswith("failed       80 (invalid_row 80); ")
+    assert lines[2].startswith("invalid_row  for example, row 3: no column 'nope' of many of")
+    assert (lines[2][-1], len(lines[2])) == ("…", 13 + 20 + 200)
 
 
 def test_a_summary_of_nothing_divides_by_nothing() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from furiosa_llm.batch.job import BatchJob
 from furiosa_llm.batch.run import run_batch_job
+from furiosa_llm.batch.summary import FirstError
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.error_limit import ErrorLimit
 from furiosa_llm.errors import (
@@ -112,6 +113,10 @@ def test_failed_rows_are_written_as_they_were_and_can_be_an_input(tmp_path: Path
     assert sorted(map(str, failed[:-1])) == sorted(map(str, bad))
     assert failed[-1]["row_index"] == 6
     assert "rows.jsonl:7: not valid JSON" in failed[-1]["error"]
+    assert summary.first_errors["invalid_params"] == FirstError(
+        1, "max_tokens must be at least 1, got 0"
+    )
+    assert summary.first_errors["invalid_row"].row_index == 4
     assert f"the failed rows are in {job.failed_rows}, which can be an --input" in summary.notes
     again = dataclasses.replace(job, input=str(job.failed_rows), output=tmp_path / "again.parquet")
     with pytest.raises(ConfigError, match=r"--failed-rows .* is an input, too"):

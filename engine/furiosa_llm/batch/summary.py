@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -73,6 +73,14 @@ class Example:
     is_right: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FirstError:
+    """Why a row failed, the first of those that failed in this way."""
+
+    row_index: int
+    error: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSummary:
     """How a batch went.
@@ -97,6 +105,7 @@ class BatchSummary:
         num_expected: Rows that have an expected answer.
         num_right: Those whose answer equals it.
         examples: The first answers, in input order.
+        first_errors: Of each `error_code`, the first row that failed so in this run.
         notes: What the user should know, such as renamed columns.
         num_resumed: Rows that an earlier run had done.
         was_complete: Whether the output was there already, and this run did nothing.
@@ -121,6 +130,7 @@ class BatchSummary:
     num_expected: int = 0
     num_right: int = 0
     examples: tuple[Example, ...] = ()
+    first_errors: Mapping[str, FirstError] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     num_resumed: int = 0
     was_complete: bool = False

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from furiosa_llm.batch.summary import BatchSummary, Example, Progress
+from furiosa_llm.batch.summary import BatchSummary, Example, FirstError, Progress
 from furiosa_llm.config import CacheConfig
 from furiosa_llm.dataset.answer import AnswerRow
 from furiosa_llm.dataset.saved_parts import SavedRows
@@ -31,6 +31,7 @@ class Tally:
     num_resumed_prompt_tokens: int = 0
     num_resumed_output_tokens: int = 0
     error_counts: Counter[str] = field(default_factory=Counter)
+    first_errors: dict[str, FirstError] = field(default_factory=dict)  # by code
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_output_tokens: int = 0
@@ -59,6 +60,10 @@ class Tally:
         if answer.error_code is not None:
             self.num_failed += 1
             self.error_counts[answer.error_code] += 1
+            first = self.first_errors.get(answer.error_code)
+            if first is None or answer.row_index < first.row_index:
+                error = FirstError(answer.row_index, answer.error or "")
+                self.first_errors[answer.error_code] = error
         self.num_prompt_tokens += answer.num_prompt_tokens
         self.num_cached_tokens += answer.num_cached_tokens
         self.num_output_tokens += answer.num_output_tokens
@@ -156,6 +161,7 @@ class Tally:
             num_rows=self.num_rows,
             num_failed=self.num_failed,
             error_counts=dict(self.error_counts.most_common()),
+            first_errors=dict(self.first_errors),
             num_prompt_tokens=self.num_prompt_tokens,
             num_cached_tokens=self.num_cached_tokens,
             num_output_tokens=self.num_output_tokens,
