@@ -152,7 +152,7 @@ def test_a_run_in_which_nothing_fails_leaves_an_empty_file_of_failed_rows(tmp_pa
 
 @pytest.mark.parametrize("limit", ["0", "2", "60%"])
 def test_a_batch_stops_early_when_more_rows_have_failed_than_may(
-    tmp_path: Path, limit: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, limit: str
 ) -> None:
     rows = [{"prompt": "", "max_tokens": 0}] * 600
     rows[0] = {"prompt": "a " * 400}  # it fails, too
@@ -172,7 +172,15 @@ def test_a_batch_stops_early_when_more_rows_have_failed_than_may(
     num_failed = int(str(stopped.value).split()[2])
     assert len((tmp_path / "failed.jsonl").read_text().splitlines()) == num_failed < 110
     assert not Path(job.output).exists()
-    assert list(tmp_path.glob("out.parquet.parts/*.parquet"))
+    parts = list(tmp_path.glob("out.parquet.parts/*.parquet"))
+    num_saved = sum(pq.read_metadata(part).num_rows for part in parts)
+    advice = "--resume with a higher --max-errors, or with --retry-failed, goes on"
+    assert caplog.messages[-1].endswith(
+        f"{num_saved} finished rows are in {job.output}.parts; " + advice
+    )
+    status = json.loads((tmp_path / "out.parquet.status.json").read_text())
+    assert (status["state"], status["rows_failed"]) == ("failed", num_failed)
+    assert status["rows_saved"] == status["rows_done"] == num_saved > 0
 
 
 @pytest.mark.parametrize("limit", [None, "4", "50%"])

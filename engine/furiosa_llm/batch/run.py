@@ -61,6 +61,7 @@ class _Batch:
         self._tally = Tally(expected_column=job.expected_column, num_examples=job.num_examples)
         self._num_rows: int | None = None
         self._placement = ""
+        self._answering_seconds = 0.0
 
     def run(self) -> BatchSummary:
         job = self._job
@@ -71,7 +72,7 @@ class _Batch:
         side_files = {"--step-stats": job.step_stats, "--failed-rows": job.failed_rows}
         is_replaced = job.overwrite or (job.resume and target.has_earlier_run)
         check_side_files(side_files, source.paths, target, overwrite=is_replaced)
-        with AnswerWriter(
+        writer = AnswerWriter(
             job.output,
             manifest=describe_batch(job, source),
             overwrite=job.overwrite,
@@ -79,16 +80,16 @@ class _Batch:
             rows_per_part=job.rows_per_part,
             seconds_per_part=job.seconds_per_part,
             carried_schema=source.schema,
-        ) as writer:
+        )
+        # The writer ends first, so that the last status tells of all that it saved.
+        with StatusFile.open(target.status_path) as self._status, writer:
             if writer.is_complete:
-                target.status_path.unlink(missing_ok=True)
                 if job.failed_rows is not None:
                     with FailedRowsWriter.open(job.failed_rows) as failed_rows:
                         failed_rows.write_those(source, failed_rows_of(target))
                 return BatchSummary.of_complete(Path(job.output), writer.manifest.counts)
             self._tally.add_saved(writer.saved)
-            with StatusFile.open(target.status_path) as self._status:
-                return self._run(source, writer, started=started)
+            return self._run(source, writer, started=started)
 
     def _run(self, source: RowSource, writer: AnswerWriter, *, started: float) -> BatchSummary:
         job = self._job
@@ -163,6 +164,7 @@ class _Batch:
     def _report(
         self, phase: str, engine: LLMEngine, writer: AnswerWriter, elapsed_seconds: float
     ) -> None:
+        self._answering_seconds = elapsed_seconds
         progress = self._tally.progress(
             phase,
             placement=self._placement,
@@ -174,7 +176,18 @@ class _Batch:
 
     def _show(self, progress: Progress, writer: AnswerWriter) -> None:
         self._on_progress(progress)
-        self._status.update(progress.phase, lambda: progress.as_status(writer.num_saved))
+        self._status.update(progress.phase, lambda: self._status_values(writer))
+
+    def _status_values(self, writer: AnswerWriter) -> Mapping[str, object]:
+        """Returns how far the batch is now, which may be past the last progress shown."""
+        progress = self._tally.progress(
+            "",
+            placement="",
+            num_rows=self._num_rows,
+            num_unfinished=0,
+            elapsed_seconds=self._answering_seconds,
+        )
+        return progress.as_status(writer.num_saved)
 
 
 def _check_params(engine: LLMEngine, params: SamplingParams) -> None:

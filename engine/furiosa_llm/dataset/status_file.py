@@ -29,7 +29,7 @@ class StatusFile:
         self._clock = clock
         self._started_at = utc_now()
         self._state = ""
-        self._values: Mapping[str, object] = {}
+        self._values: Callable[[], Mapping[str, object]] = dict
         self._next_at = 0.0
         self._has_failed = False
 
@@ -41,27 +41,35 @@ class StatusFile:
         """Tells of a block of work.
 
         When it ends well, the output is there and the file goes; else the file stays and says how
-        the run ended.
+        the run ended, and how far it had come then. Nothing is written before the first update.
         """
         status = cls(path, clock=clock)
         try:
             yield status
         except BaseException as error:
+            if not status._state:
+                raise
             is_stop = isinstance(error, RunStoppedError | KeyboardInterrupt)
             reason = str(error) or type(error).__name__
-            status._write("stopped" if is_stop else "failed", {**status._values, "reason": reason})
+            state = "stopped" if is_stop else "failed"
+            status._write(state, {**status._values(), "reason": reason})
             raise
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
 
     def update(self, state: str, values: Callable[[], Mapping[str, object]]) -> None:
-        """Writes what there is to tell if the state is a new one, else once a second."""
+        """Writes what there is to tell if the state is a new one, else once a second.
+
+        Args:
+            state: What the run does.
+            values: Returns what there is to tell, also at the end.
+        """
+        self._values = values
         now = self._clock()
         if state == self._state and now < self._next_at:
             return
         self._state, self._next_at = state, now + _INTERVAL_SECONDS
-        self._values = values()
-        self._write(state, self._values)
+        self._write(state, values())
 
     def _write(self, state: str, values: Mapping[str, object]) -> None:
         content = {

@@ -22,7 +22,7 @@ from furiosa_llm.dataset.run_start import Resume, RunStart, empty_folder, start_
 from furiosa_llm.dataset.saved_parts import SavedRows, has_parts
 from furiosa_llm.dataset.schema import output_names
 from furiosa_llm.dataset.target import OutputTarget, check_output, check_replaceable
-from furiosa_llm.errors import DatasetError
+from furiosa_llm.errors import DatasetError, TooManyErrorsError
 
 DEFAULT_ROWS_PER_PART = 8192
 DEFAULT_SECONDS_PER_PART = 60.0
@@ -120,9 +120,12 @@ class AnswerWriter:
             self._leave_folder()
         if exc is not None and self.num_saved:
             _logger.warning(
-                "%d finished rows are in %s; the same command with --resume goes on",
+                "%d finished rows are in %s; %s goes on",
                 self.num_saved,
                 self._target.parts_folder,
+                "--resume with a higher --max-errors, or with --retry-failed,"
+                if isinstance(exc, TooManyErrorsError)
+                else "the same command with --resume",
             )
 
     @property

@@ -61,6 +61,35 @@ def test_a_run_that_ends_early_leaves_why_and_how_far_it_came(
     assert (content["state"], content["reason"], content["rows_done"]) == (state, reason, 7)
 
 
+def test_the_last_status_tells_how_far_the_run_came_in_the_end(tmp_path: Path) -> None:
+    path, values = tmp_path / "status.json", {"rows_saved": 0}
+
+    def run() -> None:
+        with StatusFile.open(path) as status:
+            status.update("answering", lambda: values)
+            values["rows_saved"] = 12
+            raise RunStoppedError("stopped by SIGTERM")
+
+    with pytest.raises(RunStoppedError):
+        run()
+
+    assert read(path)["rows_saved"] == 12
+
+
+def test_a_run_that_could_not_begin_leaves_the_status_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    path.write_text("{}")
+
+    def run() -> None:
+        with StatusFile.open(path):
+            raise DatasetError("another run writes this output")
+
+    with pytest.raises(DatasetError):
+        run()
+
+    assert path.read_text() == "{}"
+
+
 def test_a_status_that_cannot_be_written_ends_no_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
