@@ -36,7 +36,8 @@ def summary_facts(summary: BatchSummary, *, import_seconds: float) -> list[Fact]
         facts.append(("failed", _failures(summary)))
         facts += [(code, _example_error(error)) for code, error in summary.first_errors.items()]
     if summary.num_expected:
-        facts.append(("right answers", _of(summary.num_right, summary.num_expected)))
+        since = " since the resume" if summary.num_resumed else ""
+        facts.append(("right answers", _of(summary.num_right, summary.num_expected) + since))
     facts += [
         (
             "tokens in",

@@ -72,6 +72,14 @@ def test_a_summary_tells_of_each_kind_of_error_why_the_first_row_had_it() -> Non
     assert (lines[2][-1], len(lines[2])) == ("…", 13 + 20 + 200)
 
 
+def test_right_answers_of_a_resumed_run_are_those_since_then() -> None:
+    summary = make_summary(num_resumed=70, num_expected=10, num_right=9)
+
+    lines = plain_summary(summary, import_seconds=0.0).splitlines()
+
+    assert "right answers  9 of 10 (90 %) since the resume" in lines
+
+
 def test_a_summary_of_nothing_divides_by_nothing() -> None:
     summary = make_summary(
         num_rows=0,
