@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from furiosa_llm.errors import DatasetError
-from furiosa_llm_cli.formats import count, duration, percent, rate
+from furiosa_llm_cli.formats import count, duration, one_line, percent, rate
 from furiosa_llm_cli.summary import Fact, facts_table, plain_facts
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _LATENCY_NAMES = {
     "tpot_s": "per further token",
     "e2e_s": "to the end of the answer",
 }
+_MAX_ERROR = 200
 _PERCENTILES = ("p50", "p90", "p99")
 
 
@@ -58,6 +59,10 @@ def result_facts(result: BenchmarkResult, *, workload: str, import_seconds: floa
     num_left_out = summary.num_refused + result.num_unreadable
     if num_left_out:
         facts.append(("left out", f"{count(num_left_out)} prompts that cannot be answered"))
+    if summary.num_failed:
+        error = one_line(summary.first_error or "", _MAX_ERROR)
+        failed = f"{count(summary.num_failed)} answers, in no rate; for example: {error}"
+        facts.append(("failed", failed))
     return facts
 
 

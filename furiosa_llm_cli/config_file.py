@@ -69,18 +69,31 @@ def _defaults(ctx: click.Context, path: Path, content: Mapping[str, object]) -> 
         for param in command.params
         if isinstance(param, click.Option) and param.name != "config"
     }
-    values: dict[str, object] = {}
-    own: object = {}
-    for key, value in content.items():
-        if key == command.name:
-            own = value
-        elif key not in sections or not isinstance(value, dict):
-            values.update(_option_value(path, key, value, options, sections))
+    own = content.get(command.name or "", {})
     if not isinstance(own, dict):
         raise click.UsageError(f"{path}: {command.name} must hold names and values, got {own!r}")
+    shared = {
+        key: value
+        for key, value in content.items()
+        if key != command.name and not (key in sections and isinstance(value, dict))
+    }
+    _refuse_twice(path, shared)
+    _refuse_twice(path, own)
+    values: dict[str, object] = {}
+    for key, value in shared.items():
+        values.update(_option_value(path, key, value, options, sections))
     for key, value in own.items():
         values.update(_option_value(path, str(key), value, options, ()))
     return values
+
+
+def _refuse_twice(path: Path, content: Mapping[Any, object]) -> None:
+    """Refuses an option that stands there in two spellings."""
+    spellings: dict[str, object] = {}
+    for key in content:
+        first = spellings.setdefault(str(key).replace("-", "_"), key)
+        if first is not key:
+            raise click.UsageError(f"{path}: {first} and {key} are the same option; give one")
 
 
 def _option_value(

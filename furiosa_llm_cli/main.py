@@ -25,6 +25,7 @@ from furiosa_llm_cli.commands.collect_env import collect_env
 from furiosa_llm_cli.commands.merge import merge
 from furiosa_llm_cli.commands.run import run
 from furiosa_llm_cli.commands.version import version
+from furiosa_llm_cli.environment import warn_of_unknown_variables
 from furiosa_llm_cli.startup import OwnProcess, QuickEnd
 from furiosa_llm_cli.streams import ending_without_output, prepare_streams
 from furiosa_llm_cli.terminal import say
@@ -71,6 +72,8 @@ class _Group(click.Group):
             sys.exit(error.exit_code)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "furiosa-llm"
+            if error.ctx is not None:  # what is missing may be there with another name
+                warn_of_unknown_variables(error.ctx)
             _exit_with(f"{error.format_message()} (see '{path} --help')", error.exit_code)
         except click.ClickException as error:
             _exit_with(error.format_message(), error.exit_code)

@@ -30,6 +30,7 @@ from furiosa_llm_cli.command import (
     SectionedOption,
 )
 from furiosa_llm_cli.config_file import config_option
+from furiosa_llm_cli.environment import warn_of_unknown_variables
 from furiosa_llm_cli.param_types import TemplateType, click_type
 
 Command = Callable[..., None]
@@ -162,6 +163,8 @@ def display_options(command: Command) -> Command:
     def with_verbosity(*, quiet: bool, verbose: int, **values: object) -> None:
         if quiet and verbose:
             raise click.UsageError("--quiet and --verbose exclude each other; give one of them")
+        if not quiet:
+            warn_of_unknown_variables(click.get_current_context())
         command(verbosity=Verbosity(is_quiet=quiet, level=verbose), **values)
 
     return _decorated(

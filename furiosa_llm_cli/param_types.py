@@ -71,6 +71,9 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]  # as above
 
     name = "TIME"
 
+    def __init__(self, *, may_be_zero: bool = True) -> None:
+        self._may_be_zero = may_be_zero
+
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
@@ -78,6 +81,8 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]  # as above
         seconds = _seconds(str(value), bare_unit="s")
         if seconds is None:
             self.fail(f"{value!r} is not a time; write for example 30s, 5m or 2h", param, ctx)
+        if not seconds and not self._may_be_zero:
+            self.fail(f"{value!r} must be more than 0; leave it out for no limit", param, ctx)
         return seconds
 
 

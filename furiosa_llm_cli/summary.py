@@ -129,6 +129,15 @@ def plain_summary(summary: BatchSummary, *, import_seconds: float) -> str:
     return f"{text}\n\n{plain_examples(summary.examples)}" if summary.examples else text
 
 
+def complete_text(summary: BatchSummary, output: str) -> str:
+    """Returns what there is to say of a run that found its output complete."""
+    rows = f"{count(summary.num_rows)} rows"
+    if not summary.num_failed:
+        return f"{output} is complete already ({rows}): nothing to do"
+    failed = f"{count(summary.num_failed)} of them failed"
+    return f"{output} is complete already ({rows}, {failed}); --retry-failed does those again"
+
+
 def _example_cells(example: Example, *, has_expected: bool) -> list[Text]:
     style = {True: "green", False: "red", None: ""}[example.is_right]
     cells = [

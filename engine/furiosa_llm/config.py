@@ -213,6 +213,8 @@ class EngineArgs:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if not self.model:
+            raise ConfigError("--model is empty; give a checkpoint folder or the id of a hub")
         require_positive(self, _POSITIVE)
         for name in _PROCESS_COUNTS:
             value = getattr(self, name)

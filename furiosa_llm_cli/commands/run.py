@@ -15,7 +15,6 @@ from furiosa_llm.error_limit import MIN_ROWS, ErrorLimit
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm_cli.command import DISPLAY, INPUT_AND_OUTPUT, SectionedCommand
 from furiosa_llm_cli.display import choose_display
-from furiosa_llm_cli.formats import count
 from furiosa_llm_cli.options import (
     Verbosity,
     column_options,
@@ -26,7 +25,7 @@ from furiosa_llm_cli.options import (
 )
 from furiosa_llm_cli.param_types import Checkpoint, CheckpointType, DurationType, ParsedType
 from furiosa_llm_cli.startup import leave_pandas_out, prepare_libraries
-from furiosa_llm_cli.summary import plain_summary, print_summary
+from furiosa_llm_cli.summary import complete_text, plain_summary, print_summary
 from furiosa_llm_cli.terminal import StderrConsole, is_live_terminal, say, show_logs
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ Examples:
 )
 @option(
     "--row-timeout",
-    type=DurationType(),
+    type=DurationType(may_be_zero=False),
     metavar="TIME",
     section=INPUT_AND_OUTPUT,
     help="Longest time from a row's first step to its end, such as 90s or 2m; then it fails, "
@@ -231,7 +230,7 @@ def run(
         )
         summary = run_batch_job(job, on_progress=display.update)
     if not verbosity.is_quiet and summary.was_complete:
-        say(_complete_text(summary, output))
+        say(complete_text(summary, output))
     elif not verbosity.is_quiet:
         _show(summary, import_seconds + summary.import_seconds)
     limit = max_errors or ErrorLimit(0)
@@ -252,14 +251,6 @@ def _checkpoint(every: Checkpoint | None) -> _CheckpointOptions:
     if every is not None and every.seconds is not None:
         options["seconds_per_part"] = every.seconds
     return options
-
-
-def _complete_text(summary: BatchSummary, output: str) -> str:
-    rows = f"{count(summary.num_rows)} rows"
-    if not summary.num_failed:
-        return f"{output} is complete already ({rows}): nothing to do"
-    failed = f"{count(summary.num_failed)} of them failed"
-    return f"{output} is complete already ({rows}, {failed}); --retry-failed does those again"
 
 
 def _show(summary: BatchSummary, import_seconds: float) -> None:

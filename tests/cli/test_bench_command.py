@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ waiting for the first step        0.50      1.00      1.00
 to the first token            1,000.00  1,500.00  1,500.00
 per further token                    -         -         -
 to the end of the answer      1,000.00  1,500.00  1,500.00"""
+    )
+
+
+def test_a_report_tells_of_answers_that_failed() -> None:
+    result = make_result()
+    summary = replace(result.summary, num_failed=2, first_error="the scores are\nno numbers")
+
+    report = plain_result(replace(result, summary=summary), workload="w", import_seconds=4.0)
+
+    assert (
+        "failed           2 answers, in no rate; for example: the scores are no numbers" in report
     )
 
 

@@ -72,6 +72,16 @@ def test_the_section_of_another_command_is_left_alone(batch: FakeBatch, tmp_path
     [
         ("c.yaml", "max-tokns: 5\n", "unknown option 'max-tokns'; did you mean max-tokens or "),
         ("c.yaml", "benhc:\n  n: 1\n", "unknown option 'benhc'; did you mean bench?"),
+        (
+            "c.yaml",
+            "max-tokens: 5\nmax_tokens: 6\n",
+            "max-tokens and max_tokens are the same option; give one",
+        ),
+        (
+            "c.toml",
+            "[run]\ntop_k = 5\ntop-k = 6\n",
+            "top_k and top-k are the same option; give one",
+        ),
         ("c.yaml", "run:\n  zzz: 1\n", "unknown option 'zzz'"),
         ("c.yaml", "a: [1\n", "cannot be parsed: expected ',' or ']', but got '<stream end>' "),
         ("c.toml", "a = \n", "cannot be parsed: Invalid value (at line 1, column 5)"),

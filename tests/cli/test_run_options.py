@@ -136,6 +136,10 @@ def test_a_template_may_be_a_text_or_a_file(batch: FakeBatch, tmp_path: Path) ->
             "or 2h",
         ),
         (
+            ["--row-timeout", "0"],
+            "Invalid value for '--row-timeout': '0' must be more than 0; leave it out for no limit",
+        ),
+        (
             ["--max-num-seqs", "4q"],
             "Invalid value for '--max-num-seqs': '4q' is not a size; write for example 4096, 4k, "
             "4K or 2GiB",
@@ -214,3 +218,30 @@ def test_a_missing_option_is_named() -> None:
 
     assert outcome.exit_code == 2
     assert outcome.stderr == f"Error: Missing option '-i' / '--input'.{SEE_RUN}"
+
+
+def test_a_variable_that_is_no_option_is_told_with_what_may_be_meant(batch: FakeBatch) -> None:
+    environment = {
+        "FURIOSA_LLM_RUN_MAXTOKENS": "5",
+        "FURIOSA_LLM_RUN_TOP_K": "7",
+        "FURIOSA_LLM_BENCH_NUM_PROMPTS": "7",
+        "FURIOSA_LLM_DEBUG": "0",
+    }
+
+    told = invoke("run", *REQUIRED, env=environment).stderr.splitlines()
+    quiet = invoke("run", *REQUIRED, "--quiet", env=environment)
+    missing = invoke("run", "-q", "-i", "x", "-o", "y", env={"FURIOSA_LLM_RUN_MODLE": "m"})
+
+    assert [line for line in told if "variable" in line] == [
+        "warning: the variable FURIOSA_LLM_RUN_MAXTOKENS is no option and has no effect; "
+        "did you mean FURIOSA_LLM_RUN_MAX_TOKENS?"
+    ]
+    assert (quiet.exit_code, quiet.stderr, len(batch.jobs)) == (0, "", 2)
+    assert "did you mean FURIOSA_LLM_RUN_MODEL?" in missing.stderr.splitlines()[0]
+
+
+def test_an_empty_model_is_refused(batch: FakeBatch) -> None:
+    outcome = invoke("run", "-m", "", "-i", "in.jsonl", "-o", "out.parquet")
+
+    assert (outcome.exit_code, batch.jobs) == (2, [])
+    assert outcome.stderr.startswith("Error: --model is empty; ")

@@ -15,6 +15,7 @@ from furiosa_llm.batch.job import BatchJob
 from furiosa_llm.batch.run import run_batch_job
 from furiosa_llm.batch.summary import FirstError
 from furiosa_llm.config import EngineArgs
+from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.error_limit import ErrorLimit
 from furiosa_llm.errors import (
     ConfigError,
@@ -262,3 +263,13 @@ def test_the_failed_rows_of_a_complete_output_are_written_too(
     first, second = (tmp_path / "failed.jsonl").read_text().splitlines()
     assert first == '{"prompt":""}'
     assert json.loads(second)["row_index"] == 3
+
+
+def test_a_column_of_parameters_that_no_row_has_is_told(tmp_path: Path) -> None:
+    job = make_job(tmp_path, [{**GOOD, "params": {"top_k": 5}}, GOOD], overwrite=True)
+    notes = [
+        run_batch_job(dataclasses.replace(job, columns=ColumnMapping(params_column=name))).notes
+        for name in (None, "params", "nope")
+    ]
+
+    assert notes == [(), (), ("no row has the column of parameters 'nope'",)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -11,7 +12,9 @@ from furiosa_llm.benchmark.figures import Percentiles, Repetition, Spread, perce
 from furiosa_llm.benchmark.runner import BenchmarkResult, BenchmarkSpec, run_benchmark
 from furiosa_llm.benchmark.workload import FileWorkload, RandomWorkload, Workload
 from furiosa_llm.config import EngineArgs
-from furiosa_llm.errors import ConfigError
+from furiosa_llm.errors import ConfigError, PromptFailedError
+from furiosa_llm.llm_engine import LLMEngine
+from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.sampling_params import SamplingParams
 
 MODEL = str(Path(__file__).parents[2] / "samples" / "tiny-llama")
@@ -161,6 +164,29 @@ def test_prompts_that_are_refused_are_counted(tmp_path: Path) -> None:
     result = run(FileWorkload(input=path))
 
     assert (result.summary.num_refused, result.num_unreadable) == (1, 1)
+
+
+def test_answers_that_fail_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = LLMEngine.step
+
+    def fail_the_first(engine: LLMEngine) -> list[RequestOutput]:
+        outputs = step(engine)
+        return [
+            replace(output, error=PromptFailedError("broken"))
+            if output.request_id == "0"
+            else output
+            for output in outputs
+        ]
+
+    monkeypatch.setattr(LLMEngine, "step", fail_the_first)
+
+    result = run(RandomWorkload(num_prompts=3, input_len=(4, 4), output_len=(2, 2)))
+
+    first = result.repetitions[0]
+    assert (first.num_requests, first.num_failed, first.num_output_tokens) == (2, 1, 4)
+    assert (result.summary.num_failed, result.summary.first_error) == (2, "broken")
+    with pytest.raises(ConfigError, match="none of the workload's prompts: broken"):
+        run(RandomWorkload(num_prompts=1, input_len=(4, 4), output_len=(2, 2)))
 
 
 def test_a_workload_that_never_fits_is_refused() -> None:

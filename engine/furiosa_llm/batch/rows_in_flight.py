@@ -104,6 +104,7 @@ class RowsInFlight:
                 self._step_stats.write(step)
 
     def _take(self, row: FeedRow) -> None:
+        self._tally.has_own_params |= self._job.columns.params_name in (row.source.data or ())
         error = row.error if isinstance(row, FailedRow) else self._try_add(row)
         if error is not None:
             where = row if isinstance(row, FailedRow) else row.record

@@ -234,8 +234,12 @@ def _notes(job: BatchJob, tally: Tally, renamed: Mapping[str, str]) -> tuple[str
         f"the input's column {name!r} is in the output as {output_name!r}"
         for name, output_name in renamed.items()
     ]
-    if job.expected_column is not None and tally.num_rows and not tally.num_expected:
-        notes.append(f"no row has the expected column {job.expected_column!r}")
+    if tally.num_rows > tally.num_resumed:
+        no_row = "no row since the resume has" if tally.num_resumed else "no row has"
+        if job.expected_column is not None and not tally.num_expected:
+            notes.append(f"{no_row} the expected column {job.expected_column!r}")
+        if job.columns.params_column is not None and not tally.has_own_params:
+            notes.append(f"{no_row} the column of parameters {job.columns.params_column!r}")
     if job.failed_rows is not None and tally.num_failed:
         notes.append(f"the failed rows are in {job.failed_rows}, which can be an --input")
     return tuple(notes)

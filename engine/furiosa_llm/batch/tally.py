@@ -20,10 +20,12 @@ class Tally:
     Attributes:
         expected_column: Column that holds the right answer, if any.
         num_examples: Answers to keep for a preview, by row index from 0.
+        has_own_params: Whether any row has the column of its own parameters.
     """
 
     expected_column: str | None = None
     num_examples: int = 0
+    has_own_params: bool = False
     num_rows: int = 0
     num_failed: int = 0
     num_resumed: int = 0

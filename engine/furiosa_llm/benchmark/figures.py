@@ -17,6 +17,8 @@ class Repetition:
         seconds: From the first request until the last answer.
         num_requests: Prompts answered.
         num_refused: Prompts that cannot be answered.
+        num_failed: Prompts whose answers failed; in no other figure but the seconds.
+        first_error: Why the first of them did.
         num_prompt_tokens: Tokens of the prompts answered.
         num_cached_tokens: Those of them that the prefix cache spared.
         num_output_tokens: Tokens of the answers.
@@ -34,6 +36,8 @@ class Repetition:
     num_preemptions: int
     peak_kv_cache_usage: float
     latencies: Mapping[str, Sequence[float]]
+    num_failed: int = 0
+    first_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,8 @@ class BenchmarkSummary:
         cached_share: Share of the prompt tokens that the prefix cache spared.
         num_preemptions: In all repetitions.
         num_refused: Prompts that cannot be answered, in one repetition.
+        num_failed: Prompts whose answers failed, in all repetitions.
+        first_error: Why the first of them did.
         peak_kv_cache_usage: Largest share of blocks held, from 0 to 1.
     """
 
@@ -72,6 +78,8 @@ class BenchmarkSummary:
     num_preemptions: int
     num_refused: int
     peak_kv_cache_usage: float
+    num_failed: int = 0
+    first_error: str | None = None
 
 
 def summarise(repetitions: Sequence[Repetition]) -> BenchmarkSummary:
@@ -95,6 +103,8 @@ def summarise(repetitions: Sequence[Repetition]) -> BenchmarkSummary:
         num_preemptions=sum(run.num_preemptions for run in repetitions),
         num_refused=max(run.num_refused for run in repetitions),
         peak_kv_cache_usage=max(run.peak_kv_cache_usage for run in repetitions),
+        num_failed=sum(run.num_failed for run in repetitions),
+        first_error=next((run.first_error for run in repetitions if run.num_failed), None),
     )
 
 

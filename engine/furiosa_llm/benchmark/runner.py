@@ -136,26 +136,30 @@ def measure(engine: LLMEngine, prompts: Sequence[BenchmarkPrompt]) -> Repetition
     """Answers all prompts and takes the time.
 
     Raises:
-        ConfigError: The engine refuses every one of them.
+        ConfigError: The engine refuses every one of them, or every answer fails.
     """
     start = time.perf_counter()
     refusals = _add_all(engine, prompts)
     peak_usage = 0.0
-    outputs: list[RequestOutput] = []
+    ended: list[RequestOutput] = []
     while engine.has_unfinished_requests():
-        outputs += engine.step()
+        ended += engine.step()
         peak_usage = max([peak_usage, *(step.kv_cache_usage for step in engine.last_steps)])
     seconds = time.perf_counter() - start
+    outputs = [output for output in ended if output.error is None]
+    errors = [str(output.error) for output in ended if output.error is not None]
     if not outputs:
         raise ConfigError(
             "the engine can answer none of the workload's prompts: "
-            + (refusals[0] if refusals else "there are none")
+            + next(iter([*errors, *refusals]), "there are none")
         )
     metrics = [output.metrics for output in outputs]
     return Repetition(
         seconds=seconds,
         num_requests=len(outputs),
         num_refused=len(refusals),
+        num_failed=len(errors),
+        first_error=next(iter(errors), None),
         num_prompt_tokens=sum(output.num_prompt_tokens for output in outputs),
         num_cached_tokens=sum(output.num_cached_tokens for output in outputs),
         num_output_tokens=sum(output.num_output_tokens for output in outputs),
