@@ -113,14 +113,23 @@ class NeverFitsError(RequestError):
 
     code: ClassVar[str] = "never_fits"
 
-    def __init__(self, *, num_tokens: int, num_needed_blocks: int, num_blocks: int) -> None:
-        super().__init__(
-            f"{num_tokens} tokens of prompt and answer need {num_needed_blocks} KV-cache blocks, "
-            f"but the cache has {num_blocks}; raise --paged-attention-num-blocks or lower "
-            "max_tokens"
-        )
+    def __init__(self, message: str, *, num_needed_blocks: int = 0, num_blocks: int = 0) -> None:
+        super().__init__(message)
         self.num_needed_blocks = num_needed_blocks
         self.num_blocks = num_blocks
+
+    @classmethod
+    def of_tokens(
+        cls, *, num_tokens: int, num_needed_blocks: int, num_blocks: int
+    ) -> NeverFitsError:
+        """Tells of a prompt and an answer whose blocks were counted."""
+        return cls(
+            f"{num_tokens} tokens of prompt and answer need {num_needed_blocks} KV-cache blocks, "
+            f"but the cache has {num_blocks}; raise --paged-attention-num-blocks or lower "
+            "max_tokens",
+            num_needed_blocks=num_needed_blocks,
+            num_blocks=num_blocks,
+        )
 
 
 class PromptFailedError(RequestError):

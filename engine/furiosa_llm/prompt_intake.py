@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.errors import InvalidRowError
 from furiosa_llm.execution.grammars import Grammars
+from furiosa_llm.param_checks import require
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduling.admission import check_fits
@@ -59,8 +60,10 @@ class PromptIntake:
         """Makes sure that sampling parameters go with the model.
 
         Raises:
-            InvalidParamsError: A token is not in the vocabulary, or a form does not compile.
+            InvalidParamsError: They are of another type, a token is not in the vocabulary, or a
+                form does not compile.
         """
+        require(isinstance(params, SamplingParams), "sampling_params", params, "SamplingParams")
         params.check_vocabulary(self._vocab_size)
         if params.structured_outputs is not None:
             self._grammars.check(params.structured_outputs)

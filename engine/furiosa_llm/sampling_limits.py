@@ -17,7 +17,7 @@ NUMBERS = {
     "n": Number(low=1, high=MAX_COMPLETIONS, is_whole=True),
     "best_of": Number(low=1, high=MAX_COMPLETIONS, is_whole=True, may_be_null=True),
     "temperature": Number(low=0),
-    "top_k": Number(low=-1, is_whole=True, wanted="at least 1, or -1 for all tokens"),
+    "top_k": Number(low=-1, is_whole=True, wanted="at least 1, or -1 or 0 for all tokens"),
     "top_p": Number(low=0, high=1, is_low_excluded=True),
     "min_p": Number(low=0, high=1),
     "repetition_penalty": Number(low=0, high=2, is_low_excluded=True),

@@ -24,6 +24,10 @@ class RequestOutputKind(enum.Enum):
     DELTA = "delta"  # what is new since the last one
     FINAL = "final"  # one output, when the answer is complete
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        require(False, "output_kind", value, "one of " + ", ".join(kind.value for kind in cls))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -55,7 +59,9 @@ class SamplingParams:
         parse=float,
         default=1.0,
     )
-    top_k: int = option("Draw from the K likeliest tokens; -1 keeps all.", parse=int, default=-1)
+    top_k: int = option(
+        "Draw from the K likeliest tokens; -1 or 0 keeps all.", parse=int, default=-1
+    )
     top_p: float = option(
         "Draw from the likeliest tokens whose probabilities reach P, in (0, 1].",
         parse=float,
@@ -149,6 +155,7 @@ class SamplingParams:
             object.__setattr__(self, name, number.checked(name, getattr(self, name)))
         for name in ("stop", "stop_token_ids"):
             object.__setattr__(self, name, tuple_of(name, getattr(self, name)))
+        object.__setattr__(self, "output_kind", RequestOutputKind(self.output_kind))
         object.__setattr__(self, "logit_bias", checked_bias(self.logit_bias))
         object.__setattr__(self, "structured_outputs", checked_structure(self.structured_outputs))
         for name in TRUTH_VALUES:

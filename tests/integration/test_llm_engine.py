@@ -208,6 +208,13 @@ def test_text_beside_tokens_only_stands_in_the_outputs(engine: LLMEngine) -> Non
     assert (output.prompt, output.prompt_token_ids) == ("said", [5, 6, 7])
 
 
+def test_parameters_of_another_type_are_refused(engine: LLMEngine) -> None:
+    with pytest.raises(RequestError, match="sampling_params must be SamplingParams"):
+        engine.add_request("0", "hello", {"top_k": 1})  # type: ignore[arg-type]
+
+    assert not engine.has_unfinished_requests()
+
+
 def test_a_checked_prompt_is_not_taken_in_and_brings_its_tokens(engine: LLMEngine) -> None:
     checked = engine.check_request("hello", GREEDY)
 

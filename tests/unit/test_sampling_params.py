@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from furiosa_llm.errors import InvalidParamsError
-from furiosa_llm.sampling_params import PARAMETER_NAMES, SamplingParams
+from furiosa_llm.sampling_params import PARAMETER_NAMES, RequestOutputKind, SamplingParams
 from furiosa_llm.structured_outputs import StructuredOutputs
 
 JSON = st.recursive(
@@ -27,7 +27,7 @@ JSON = st.recursive(
         ({"temperature": "hot"}, "temperature must be a finite number, got 'hot'"),
         ({"temperature": True}, "temperature must be a finite number, got True"),
         ({"top_p": 0}, r"top_p must be in \(0, 1\], got 0"),
-        ({"top_k": -2}, "top_k must be at least 1, or -1 for all tokens, got -2"),
+        ({"top_k": -2}, "top_k must be at least 1, or -1 or 0 for all tokens, got -2"),
         ({"top_k": 2.5}, "top_k must be a whole number, got 2.5"),
         ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
         ({"max_tokens": 10**30}, "max_tokens must be a whole number of at most 63 bits or null"),
@@ -111,6 +111,18 @@ def test_a_schema_may_come_as_an_object_or_as_its_text() -> None:
     as_text = SamplingParams(structured_outputs=StructuredOutputs(json=json.dumps(schema)))
 
     assert (as_object, hash(as_object)) == (as_text, hash(as_text))
+
+
+@pytest.mark.parametrize("kind", ["all", None, []])
+def test_what_is_no_output_kind_is_refused(kind: Any) -> None:
+    with pytest.raises(InvalidParamsError, match="output_kind must be one of cumulative, delta, f"):
+        SamplingParams(output_kind=kind)
+
+
+def test_the_output_kind_may_come_by_its_name() -> None:
+    params = SamplingParams(output_kind="final")  # type: ignore[arg-type]
+
+    assert params.output_kind is RequestOutputKind.FINAL
 
 
 def test_one_stop_string_may_stand_without_a_list() -> None:

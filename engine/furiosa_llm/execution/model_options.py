@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from furiosa_llm.artifact.reading import is_artifact, read_artifact
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.modeling.loader import LoadedModel
@@ -33,6 +36,11 @@ def refuse_unserved_options(args: EngineArgs, device: torch.device, *, is_split:
             f"quantization {args.quantization} is for GPUs, and the model runs on a CPU; give "
             "int8, or leave it out"
         )
+    if device.type == "cpu" and args.quantization is not None and not _is_float32(args):
+        raise ConfigError(
+            f"dtype {args.dtype} does not go with quantization {args.quantization} on a CPU, where "
+            "all else is float32; leave one of them out"
+        )
     if is_split and args.quantization is not None:
         raise ConfigError(
             "quantization is not supported with a model that is split among processes; leave it "
@@ -43,6 +51,14 @@ def refuse_unserved_options(args: EngineArgs, device: torch.device, *, is_split:
         raise ConfigError(
             f"deterministic is not supported {where}; leave it out, or run a whole model on a CPU"
         )
+
+
+def _is_float32(args: EngineArgs) -> bool:
+    """Whether no other type was asked for; what an artifact was built with asks for nothing."""
+    if args.dtype in ("auto", "float32"):
+        return True
+    folder = Path(args.model)
+    return is_artifact(folder) and args.dtype == read_artifact(folder).runtime.dtype
 
 
 def dtype_of(args: EngineArgs, device: torch.device) -> torch.dtype | None:

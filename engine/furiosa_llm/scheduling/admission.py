@@ -24,7 +24,7 @@ def check_fits(
         )
     num_needed_blocks = cache_config.num_blocks_for(num_tokens)
     if num_needed_blocks > cache_config.num_blocks:
-        raise NeverFitsError(
+        raise NeverFitsError.of_tokens(
             num_tokens=num_tokens,
             num_needed_blocks=num_needed_blocks,
             num_blocks=cache_config.num_blocks,
