@@ -64,9 +64,14 @@ def _news(output: RequestOutput, handed_out: _HandedOut) -> RequestOutput:
     for whole in output.outputs:
         before = handed_out.completions.get(whole.index)
         completions.append(whole if before is None else _cut(whole, before))
-        if before is None or len(whole.token_ids) > len(before.token_ids):
+        if before is None or _length(whole) > _length(before):
             handed_out.completions[whole.index] = whole
     return dataclasses.replace(output, outputs=completions, prompt_logprobs=prompt_logprobs)
+
+
+def _length(completion: CompletionOutput) -> tuple[int, int]:
+    # The last output may hold more text for the same tokens: what a stop string held back.
+    return len(completion.token_ids), len(completion.text)
 
 
 def _cut(whole: CompletionOutput, before: CompletionOutput) -> CompletionOutput:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from furiosa_llm.outputs import CompletionOutput, RequestMetrics, RequestOutput
 from furiosa_llm.replicas.growing_outputs import GrowingOutputs
 from furiosa_llm.request import TokenizedPrompt
@@ -71,3 +73,14 @@ def test_a_name_that_is_used_again_starts_from_nothing() -> None:
     for _ in range(2):
         growing.add(prompt)
         assert growing.output(prompt, whole(6, is_last=True)).outputs[0].text == TEXT
+
+
+def test_text_that_came_without_a_token_is_not_handed_out_twice() -> None:
+    growing = GrowingOutputs()
+    prompt = make_prompt(RequestOutputKind.DELTA)
+    growing.add(prompt)
+    held_back = replace(whole(3), outputs=[replace(whole(3).outputs[0], text="ab")])
+
+    texts = [growing.output(prompt, one).outputs[0].text for one in (held_back, whole(3), whole(4))]
+
+    assert texts == ["ab", "c", "d"]
