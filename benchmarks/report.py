@@ -35,7 +35,8 @@ Checkpoints have the shapes of SmolLM2-135M and 360M, and random weights; they, 
 and the workloads are made on the spot. Every engine answers the same prompts, greedily, with
 answers of the same length. Seconds are those of generation: the model is loaded, the prompts are
 read, and one short prompt was answered before. Engines run in turn, round after round, because the
-machine is not always equally fast; compare figures of one table only.
+machine is not always equally fast; compare figures of one table only. vLLM runs without
+`torch.compile`, which works for minutes before the first token.
 
 - **seconds**: median of the rounds, and from the fastest to the slowest where there are several.
 - **tokens/s**: tokens of prompts and answers together.

@@ -1,4 +1,4 @@
-"""What a single row may ask for, so that no row can hold up the others. See the README."""
+"""What a single row may ask for, so that no row can hold up the others. See docs/input.md."""
 
 from __future__ import annotations
 
