@@ -75,7 +75,11 @@ class MeasuredEngine:
         """
         limits = self.model.limits
         core = EngineCore(
-            executor=queue_for(self.runner, limits.scheduler_config.npu_queue_limit),
+            executor=queue_for(
+                self.runner,
+                limits.scheduler_config.npu_queue_limit,
+                device_type=self.model.device.type,
+            ),
             tokenizer=Tokenizer.from_engine_args(self.model.args),
             limits=limits,
         )

@@ -129,7 +129,9 @@ def _start_here(
     tokenizer = Tokenizer.from_engine_args(args)
     runner = prepared.make_runner(process.num_threads)
     limits = prepared.limits
-    executor = queue_for(runner, limits.scheduler_config.npu_queue_limit)
+    executor = queue_for(
+        runner, limits.scheduler_config.npu_queue_limit, device_type=prepared.device.type
+    )
     core = EngineCore(executor=executor, tokenizer=tokenizer, limits=limits, seed=args.seed)
     return StartedCore(
         core=core, tokenizer=tokenizer, placement=placement, import_seconds=loading.seconds

@@ -68,7 +68,11 @@ class ReplicaTemplate:
                 num_ranks=placement.num_ranks,
             )
         else:
-            executor = queue_for(runner, model.limits.scheduler_config.npu_queue_limit)
+            executor = queue_for(
+                runner,
+                model.limits.scheduler_config.npu_queue_limit,
+                device_type=model.device.type,
+            )
         return EngineCore(
             executor=executor,
             tokenizer=self.tokenizer,

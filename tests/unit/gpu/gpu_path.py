@@ -115,7 +115,7 @@ class GpuPath:
             graphs=graphs,
             start_watch=late.start_watch if late else HostStopwatch,
         )
-        executor: StepExecutor = queue_for(runner, num_in_flight)
+        executor: StepExecutor = queue_for(runner, num_in_flight, device_type="cuda")
         core = EngineCore(
             executor=late.over(executor) if late else executor, tokenizer=tokenizer, limits=limits
         )

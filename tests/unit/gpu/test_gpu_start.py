@@ -54,7 +54,11 @@ def prepare(path: Path, recording: Recording, **options: Any) -> PreparedModel:
 
 def answer(model: PreparedModel) -> list[list[int]]:
     core = EngineCore(
-        executor=queue_for(model.make_runner(), model.limits.scheduler_config.npu_queue_limit),
+        executor=queue_for(
+            model.make_runner(),
+            model.limits.scheduler_config.npu_queue_limit,
+            device_type="cuda",  # as there, though a CPU runs it
+        ),
         tokenizer=Tokenizer.from_engine_args(model.args),
         limits=model.limits,
     )
