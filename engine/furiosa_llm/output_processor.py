@@ -78,7 +78,12 @@ class OutputProcessor:
     def outputs(self, changed: Sequence[Request]) -> list[RequestOutput]:
         """Returns what is to be handed out now that these requests have a new token."""
         outputs = []
-        for group_id in dict.fromkeys(request.group_id for request in changed):
+        due = (
+            request.group_id
+            for request in changed
+            if request.is_finished or not request.sampling_params.is_delivered_whole
+        )
+        for group_id in dict.fromkeys(due):
             requests = self._requests[group_id]
             is_finished = all(request.is_finished for request in requests)
             if is_finished or not requests[0].sampling_params.is_delivered_whole:

@@ -132,7 +132,7 @@ class Request:
     @property
     def num_tokens(self) -> int:
         """Prompt, answer so far, and the tokens of it that are being chosen."""
-        return self.num_known_tokens + self.num_pending_tokens
+        return len(self.prompt_token_ids) + len(self.output_token_ids) + self.num_pending_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:
@@ -165,9 +165,8 @@ class Request:
 
     def token_ids(self, start: int, stop: int) -> tuple[int, ...]:
         """Returns the tokens at positions [start, stop), pending ones as `PENDING_TOKEN_ID`."""
-        first = max(start - self.num_prompt_tokens, 0)
-        known = (
-            *self.prompt_token_ids[start:stop],
-            *self.output_token_ids[first : max(stop - self.num_prompt_tokens, 0)],
-        )
+        first, last = start - len(self.prompt_token_ids), stop - len(self.prompt_token_ids)
+        known = tuple(self.output_token_ids[max(first, 0) : max(last, 0)])
+        if first < 0:
+            known = (*self.prompt_token_ids[start:stop], *known)
         return known + (PENDING_TOKEN_ID,) * (stop - start - len(known))

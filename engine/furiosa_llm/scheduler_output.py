@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from furiosa_llm.errors import RequestError
 from furiosa_llm.request import PENDING_TOKEN_ID
@@ -13,9 +13,10 @@ from furiosa_llm.sampling_params import SamplingParams
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingInputs:
+class SamplingInputs(NamedTuple):
     """What choosing one request's next token takes, beside its logits.
+
+    A tuple, as `ScheduledRequest` is: each step makes hundreds, in a third of a dataclass's time.
 
     Attributes:
         params: The request's sampling parameters.
@@ -69,8 +70,7 @@ class TokenLogprobs:
     top_logprobs: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduledRequest:
+class ScheduledRequest(NamedTuple):
     """One request's share of a step.
 
     Attributes:

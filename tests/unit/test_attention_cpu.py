@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.modeling.attention_cpu import CpuAttention
 from furiosa_llm.modeling.attention_params import AttentionParams
@@ -35,7 +36,9 @@ def make_layout(spans: list[tuple[int, int]], block_size: int) -> StepLayout:
             )
         )
     step = SchedulerOutput(requests=tuple(shares), counts=NO_COUNTS)
-    return InputBatch.build(step, block_size=block_size, device=torch.device("cpu")).layout
+    return InputBatch.build(
+        step, BlockTables(), block_size=block_size, device=torch.device("cpu")
+    ).layout
 
 
 def make_cache(shape: LayerShape, block_size: int) -> LayerCache:

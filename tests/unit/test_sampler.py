@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -141,7 +140,7 @@ def test_presence_and_frequency_penalties_count_the_answer_only() -> None:
 
 
 def test_a_suppressed_token_is_never_chosen() -> None:
-    entry = dataclasses.replace(inputs(temperature=0), suppressed_token_ids=(1, VOCAB_SIZE + 5))
+    entry = inputs(temperature=0)._replace(suppressed_token_ids=(1, VOCAB_SIZE + 5))
 
     assert sample(torch.tensor([[0.0, 3.0, 1.0]]), [entry]).tolist() == [2]
 

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 
+from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.execution.staging import PackedArrays
 from furiosa_llm.execution.step_arrays import step_arrays
@@ -90,6 +91,7 @@ class DecodeGraphs:
         self._block_size = block_size
         self._scratch_block = scratch_block
         self._device = device
+        self._block_tables = BlockTables()
         self._graphs: dict[DecodeShape, _Graph] = {}
         self._logits: torch.Tensor | None = None  # [largest batch, V], which all graphs write to
         self._is_broken = False
@@ -111,11 +113,10 @@ class DecodeGraphs:
         shape = self._shape_of(step)
         if shape is None:
             return None
-        arrays = step_arrays(
-            self._padded(step, shape).requests,
-            block_size=self._block_size,
-            num_columns=-(-shape.length // self._block_size),
-        )
+        requests = self._padded(step, shape).requests
+        num_columns = -(-shape.length // self._block_size)
+        tables = self._block_tables.of(requests, num_columns=num_columns)
+        arrays = step_arrays(requests, tables, block_size=self._block_size)
         packed = PackedArrays.of(arrays, self._device)
         graph = self._graphs.get(shape)
         if graph is not None:
@@ -133,7 +134,7 @@ class DecodeGraphs:
         """Returns the smallest shape that holds a step; None if the step is no mere decode."""
         if self._is_broken or not all(map(_is_decode, step.requests)):
             return None
-        longest = max(share.start_position for share in step.requests) + 1
+        longest = max([share.start_position for share in step.requests]) + 1
         return next(
             (
                 shape
@@ -186,7 +187,7 @@ class DecodeGraphs:
 
 
 def _is_decode(share: ScheduledRequest) -> bool:
-    return share.num_tokens == 1 and share.samples_token and share.scoring is None
+    return len(share.token_ids) == 1 and share.sampling is not None and share.scoring is None
 
 
 def default_shapes(*, max_num_seqs: int, max_model_len: int) -> list[DecodeShape]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.staging import PackedArrays
-from furiosa_llm.execution.step_arrays import step_arrays
+from furiosa_llm.execution.step_arrays import kept_arrays, step_arrays
 from furiosa_llm.modeling.step_layout import StepLayout
 from furiosa_llm.scheduler_output import PromptScoring, SamplingInputs, SchedulerOutput
 
@@ -27,9 +28,19 @@ class InputBatch:
     scoring: tuple[PromptScoring, ...]  # as many; P tokens in all
 
     @classmethod
-    def build(cls, step: SchedulerOutput, *, block_size: int, device: torch.device) -> InputBatch:
+    def build(
+        cls,
+        step: SchedulerOutput,
+        block_tables: BlockTables,
+        *,
+        block_size: int,
+        device: torch.device,
+    ) -> InputBatch:
         """Lays the tokens of all requests end to end, and brings them to the device."""
-        arrays = step_arrays(step.requests, block_size=block_size)
+        tables = block_tables.of(step.requests)
+        arrays = step_arrays(step.requests, tables, block_size=block_size)
+        if device.type == "cpu":
+            arrays |= kept_arrays(arrays)
         return cls.of(step, PackedArrays.of(arrays, device).to(device))
 
     @classmethod
@@ -42,10 +53,10 @@ class InputBatch:
         return cls(
             **own,
             layout=StepLayout(
-                **layout, max_query_len=max(request.num_tokens for request in requests)
+                **layout, max_query_len=max(len(request.token_ids) for request in requests)
             ),
             sampled_request_ids=tuple(
-                request.request_id for request in requests if request.samples_token
+                request.request_id for request in requests if request.sampling is not None
             ),
             sampling=tuple(
                 request.sampling for request in requests if request.sampling is not None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.current_device import current_device
 from furiosa_llm.execution.decode_graphs import DecodeGraphs
 from furiosa_llm.execution.forward_pass import ForwardPass
@@ -50,6 +51,7 @@ class ModelRunner:
         self._graphs = graphs
         self._start_watch = start_watch
         self._pending_tokens = PendingTokens(num_steps_in_flight)
+        self._block_tables = BlockTables()
         self._forward = forward
         self._chooser = chooser
         self._block_size = block_size
@@ -78,6 +80,8 @@ class ModelRunner:
         replayed = None if self._graphs is None else self._graphs.run(step, fill_in, self._forward)
         if replayed is not None:
             return replayed
-        batch = InputBatch.build(step, block_size=self._block_size, device=self._device)
+        batch = InputBatch.build(
+            step, self._block_tables, block_size=self._block_size, device=self._device
+        )
         fill_in(batch.input_ids)
         return batch, self._forward(batch)

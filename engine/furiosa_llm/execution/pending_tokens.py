@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from furiosa_llm.execution.staging import to_device
@@ -41,16 +41,20 @@ class PendingTokens:
 
     def fill_in(self, step: SchedulerOutput, input_ids: torch.Tensor) -> None:
         """Writes pending tokens to their places in a step's [T] tokens. The host does not wait."""
-        moves: defaultdict[_Chosen, list[tuple[int, int]]] = defaultdict(list)  # from row, to token
+        moves: defaultdict[_Chosen, list[int]] = defaultdict(list)  # row, token, row, token, …
         end = 0
         for share in step.requests:
-            end += share.num_tokens
-            for back in _pending(share.token_ids):
-                place = _place(share, back)
-                chosen = self._that_chose(place)
-                moves[chosen].append((chosen.rows[place], end - back))
-        for chosen, pairs in moves.items():
-            rows, indices = to_device(torch.tensor(pairs).T.contiguous(), input_ids.device)
+            num_tokens = len(share.token_ids)
+            end += num_tokens
+            for back, token_id in enumerate(reversed(share.token_ids), 1):
+                if token_id != PENDING_TOKEN_ID:
+                    break
+                place = share.request_id, share.start_position + num_tokens - back
+                chosen, row = self._find(place)
+                moves[chosen] += (row, end - back)
+        for chosen, numbers in moves.items():
+            pairs = torch.from_numpy(np.array(numbers).reshape(-1, 2).T.copy())
+            rows, indices = to_device(pairs, input_ids.device)
             input_ids.index_copy_(0, indices, chosen.tokens.token_ids[rows])
 
     def sampling(self, step: SchedulerOutput) -> tuple[SamplingInputs, ...]:
@@ -66,26 +70,31 @@ class PendingTokens:
 
     def remember(self, step: SchedulerOutput, tokens: StepTokens) -> None:
         """Keeps what a step chooses, for steps that are scheduled before that is known."""
-        sampled = (share for share in step.requests if share.samples_token)
-        rows = {_place(share, 0): row for row, share in enumerate(sampled)}
+        sampled = [share for share in step.requests if share.sampling is not None]
+        rows = {
+            (share.request_id, share.start_position + len(share.token_ids)): row
+            for row, share in enumerate(sampled)
+        }
         self._chosen.appendleft(_Chosen(tokens, rows))
 
     def _known(self, share: ScheduledRequest, sampling: SamplingInputs) -> SamplingInputs:
-        pending = _pending(sampling.output_token_ids)
-        if not pending:
+        if not sampling.output_token_ids or sampling.output_token_ids[-1] != PENDING_TOKEN_ID:
             return sampling
+        pending = _pending(sampling.output_token_ids)
         known = sampling.output_token_ids[: -len(pending)]
         chosen = (self._wait_for(_place(share, back)) for back in pending)
-        return dataclasses.replace(sampling, output_token_ids=(*known, *chosen))
+        return sampling._replace(output_token_ids=(*known, *chosen))
 
     def _wait_for(self, place: Place) -> int:
-        chosen = self._that_chose(place)
-        return chosen.on_host[chosen.rows[place]]
+        chosen, row = self._find(place)
+        return chosen.on_host[row]
 
-    def _that_chose(self, place: Place) -> _Chosen:
+    def _find(self, place: Place) -> tuple[_Chosen, int]:
+        """Returns the step that chooses a token, and the row of it."""
         for chosen in self._chosen:
-            if place in chosen.rows:
-                return chosen
+            row = chosen.rows.get(place)
+            if row is not None:
+                return chosen, row
         raise LookupError("the step that was to choose a pending token has failed")
 
 
@@ -103,7 +112,7 @@ class _Chosen:
 
 def _place(share: ScheduledRequest, back: int) -> Place:
     """Returns the place of a token that stands so far before the one that the share leads to."""
-    return share.request_id, share.start_position + share.num_tokens - back
+    return share.request_id, share.start_position + len(share.token_ids) - back
 
 
 def _pending(token_ids: Sequence[int]) -> range:

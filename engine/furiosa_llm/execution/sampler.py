@@ -35,13 +35,17 @@ def sample(
         finite number.
     """
     logits = logits.float()
-    _apply_penalties(logits, inputs)
-    _apply_biases(logits, inputs)
+    kinds = {id(entry.params): entry.params for entry in inputs}.values()  # most rows share theirs
+    if any(params.has_penalties for params in kinds):
+        _apply_penalties(logits, inputs)
+    if any(params.logit_bias for params in kinds):
+        _apply_biases(logits, inputs)
     _suppress(logits, inputs)
     for row, tokens in (forbidden or {}).items():
         logits[row].masked_fill_(to_device(tokens, logits.device), float("-inf"))
     largest, chosen = _largest(logits)
-    for rows, num_ranks in _groups(inputs, logits.shape[-1]):
+    groups = [] if all(params.is_greedy for params in kinds) else _groups(inputs, logits.shape[-1])
+    for rows, num_ranks in groups:
         index = to_device(torch.tensor(rows), logits.device)
         drawn = _draw(logits[index], [inputs[row] for row in rows], num_ranks)
         chosen = chosen.index_copy(0, index, drawn)

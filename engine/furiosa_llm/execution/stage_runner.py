@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.current_device import current_device
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.execution.step_queue import FinishedStep
@@ -33,12 +34,15 @@ class StageRunner:
         self._current_step = current_step
         self._block_size = block_size
         self._device = device
+        self._block_tables = BlockTables()
 
     def launch(self, step: SchedulerOutput) -> FinishedStep:
         """Runs this stage's share of one forward pass."""
         watch = HostStopwatch(self._stage)
         with torch.inference_mode(), current_device(self._device):
-            batch = InputBatch.build(step, block_size=self._block_size, device=self._device)
+            batch = InputBatch.build(
+                step, self._block_tables, block_size=self._block_size, device=self._device
+            )
             self._current_step.layout = batch.layout
             self._base_model(
                 input_ids=batch.input_ids[None],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,20 +12,20 @@ from furiosa_llm.scheduler_output import ScheduledRequest
 
 
 def step_arrays(
-    requests: Sequence[ScheduledRequest], *, block_size: int, num_columns: int | None = None
+    requests: Sequence[ScheduledRequest], block_tables: np.ndarray, *, block_size: int
 ) -> dict[str, np.ndarray]:
     """Lays the tokens of all requests end to end.
 
     Args:
         requests: Each request's share of the step.
+        block_tables: [R, M] int32, their blocks.
         block_size: Tokens in a block.
-        num_columns: M; as many as the longest block table has if not given.
 
     Returns:
-        By the names of `StepLayout`, its tensors; `input_ids`, `positions` [T] int64; and
-        `logits_indices` [S + P] int64.
+        By the names of `StepLayout`, its tensors, but for those of `kept_arrays`; `input_ids`,
+        `positions` [T] int64; and `logits_indices` [S + P] int64.
     """
-    lengths = np.array([request.num_tokens for request in requests], np.int32)
+    lengths = np.array([len(request.token_ids) for request in requests], np.int32)
     starts = np.array([request.start_position for request in requests], np.int32)
     query_start_loc = _sums(lengths)
     input_ids = np.fromiter(
@@ -35,13 +35,11 @@ def step_arrays(
     )
     rows = np.repeat(np.arange(len(requests)), lengths)
     positions = starts[rows] + np.arange(len(input_ids)) - query_start_loc[rows]
-    block_tables = _block_tables(requests, num_columns)
     blocks = block_tables[rows, positions // block_size]
-    sampled = [index for index, request in enumerate(requests) if request.samples_token]
+    sampled = [index for index, request in enumerate(requests) if request.sampling is not None]
     logits_indices = np.concatenate(
         [query_start_loc[1:][sampled] - 1, *_scored_indices(requests, query_start_loc)]
     ).astype(np.int64)
-    kept = np.unique(logits_indices)
     return {
         "input_ids": input_ids,
         "positions": positions.astype(np.int64),
@@ -52,9 +50,19 @@ def step_arrays(
         "seq_lens": starts + lengths,
         "block_tables": block_tables,
         "tasks": _tasks(query_start_loc),
-        "kept": kept,
-        "kept_tasks": _tasks_of_tokens(kept, query_start_loc),
     }
+
+
+def kept_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns which tokens the logits are asked for, by the names of `StepLayout`.
+
+    Layers on a CPU need to know.
+
+    Args:
+        arrays: Those of the step.
+    """
+    kept = np.unique(arrays["logits_indices"])
+    return {"kept": kept, "kept_tasks": _tasks_of_tokens(kept, arrays["query_start_loc"])}
 
 
 def _sums(counts: np.ndarray) -> np.ndarray:
@@ -73,18 +81,6 @@ def _scored_indices(
         for request, start in zip(requests, query_start_loc[:-1], strict=True)
         if request.scoring is not None
     ]
-
-
-def _block_tables(requests: Sequence[ScheduledRequest], num_columns: int | None) -> np.ndarray:
-    """[R, M] int32, padded with 0."""
-    counts = np.array([len(request.block_ids) for request in requests])
-    tables = np.zeros((len(requests), num_columns or counts.max()), np.int32)
-    tables[np.arange(tables.shape[1]) < counts[:, None]] = np.fromiter(
-        itertools.chain.from_iterable(request.block_ids for request in requests),
-        np.int32,
-        count=counts.sum(),
-    )
-    return tables
 
 
 def _tasks(query_start_loc: np.ndarray) -> np.ndarray:

@@ -80,8 +80,8 @@ class KVCacheManager:
             False, with nothing changed, when there are too few free blocks.
         """
         num_tokens = request.num_computed_tokens + num_new_tokens
-        num_new_blocks = self.config.num_blocks_for(num_tokens) - len(request.block_ids)
-        if num_new_blocks > 0:
+        if num_tokens > len(request.block_ids) * self.config.block_size:
+            num_new_blocks = self.config.num_blocks_for(num_tokens) - len(request.block_ids)
             if num_new_blocks > self.pool.num_free_blocks:
                 return False
             self._account(request, now)
@@ -114,8 +114,10 @@ class KVCacheManager:
         """
         if not self.config.enable_prefix_caching:
             return
-        num_tokens = min(request.num_computed_tokens + num_new_tokens, request.num_known_tokens)
-        stop = num_tokens // self.config.block_size
+        num_tokens = request.num_computed_tokens + num_new_tokens
+        if num_tokens < (request.num_findable_blocks + 1) * self.config.block_size:
+            return  # it fills none
+        stop = min(num_tokens, request.num_known_tokens) // self.config.block_size
         for index in range(request.num_findable_blocks, stop):
             self.pool.remember(request.block_ids[index], self._block_hash(request, index))
         request.num_findable_blocks = max(stop, request.num_findable_blocks)

@@ -66,6 +66,7 @@ class Scheduler:
         self._running: list[Request] = []  # in the order in which they started
         strategy = strategy or Strategy.of(is_offline=config.is_offline)
         self._waiting = WaitingRoom(strategy, self._kv_cache)
+        self._chunk_size = config.prefill_chunk_size or config.max_num_batched_tokens
         self._num_spare_blocks = int(config.spare_blocks_ratio * cache_config.num_blocks)
         self._deadlines = Deadlines()
         self._num_steps_in_flight = 0
@@ -295,10 +296,6 @@ class Scheduler:
             if self._num_stages > 1 or num_output_tokens >= request.max_tokens:
                 return 0
         return min(request.num_uncomputed_tokens, self._chunk_size)
-
-    @property
-    def _chunk_size(self) -> int:
-        return self._config.prefill_chunk_size or self._config.max_num_batched_tokens
 
     def _max_num_requests(self) -> int:
         """Requests in one step: a share of all of them where stages work on different ones."""

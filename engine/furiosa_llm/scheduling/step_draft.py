@@ -32,6 +32,7 @@ class StepDraft:
         start = request.num_computed_tokens
         stop = start + num_tokens
         samples_token = stop == request.num_tokens
+        scores_prompt = request.sampling_params.prompt_logprobs is not None
         self.shares.append(
             ScheduledRequest(
                 request_id=request.request_id,
@@ -39,7 +40,7 @@ class StepDraft:
                 start_position=start,
                 block_ids=request.block_ids,
                 sampling=_sampling_inputs(request, eos_token_ids) if samples_token else None,
-                scoring=_prompt_scoring(request, start, stop),
+                scoring=_prompt_scoring(request, start, stop) if scores_prompt else None,
                 num_covered_tokens=request.costs.num_covered_tokens,
             )
         )
@@ -58,6 +59,10 @@ class StepDraft:
 
     def _account(self, request: Request, start: int, stop: int) -> None:
         costs = request.costs
+        if start == costs.num_covered_tokens and start >= request.num_prompt_tokens:  # most often
+            self.num_decode_tokens += stop - start
+            costs.num_covered_tokens = stop
+            return
         fresh = min(max(costs.num_covered_tokens, start), stop)
         num_prefill_tokens = max(min(stop, request.num_prompt_tokens) - fresh, 0)
         self.num_prefill_tokens += num_prefill_tokens
@@ -73,17 +78,15 @@ def _sampling_inputs(request: Request, eos_token_ids: Iterable[int]) -> Sampling
     suppressed: tuple[int, ...] = ()
     if position < params.min_tokens:
         suppressed = (*eos_token_ids, *params.stop_token_ids)
+    if not params.needs_answer:
+        return SamplingInputs(params, request.sampling_seed, position, suppressed)
     return SamplingInputs(
         params=params,
         seed=request.sampling_seed,
         position=position,
         suppressed_token_ids=suppressed,
         prompt_token_ids=tuple(request.prompt_token_ids) if params.has_penalties else (),
-        output_token_ids=(
-            request.token_ids(request.num_prompt_tokens, request.num_tokens)
-            if params.needs_answer
-            else ()
-        ),
+        output_token_ids=request.token_ids(request.num_prompt_tokens, request.num_tokens),
     )
 
 

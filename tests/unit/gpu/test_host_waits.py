@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.execution.sampler import NO_TOKEN, sample
 from furiosa_llm.execution.token_caches import bind_token_caches
@@ -38,7 +39,7 @@ def test_a_forward_pass_does_not_wait(name: str, checkpoint: Callable[[str], Pat
         make_share(0, (5,), start=3, block_ids=(1,)),
         make_share(1, (6, 7, 8), start=20, block_ids=(2, 3)),
     )
-    batch = InputBatch.build(step, block_size=16, device=CPU)
+    batch = InputBatch.build(step, BlockTables(), block_size=16, device=CPU)
     current_step.layout = batch.layout
 
     with torch.inference_mode(), HostWaits() as waits:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.execution.staging import PackedArrays
-from furiosa_llm.execution.step_arrays import step_arrays
 from tests.unit.gpu.gpu_factories import make_share, make_step
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_the_tensors_of_a_step_lie_in_one_piece() -> None:
         make_share(7, (60, 61), block_ids=(0,), sampling=None),
     )
 
-    batch = InputBatch.build(step, block_size=16, device=CPU)
+    batch = InputBatch.build(step, BlockTables(), block_size=16, device=CPU)
 
     layout = batch.layout
     assert batch.input_ids.tolist() == [*range(100, 119), 50, 60, 61]
@@ -74,11 +74,3 @@ def test_the_tensors_of_a_step_lie_in_one_piece() -> None:
     assert layout.max_query_len == 19
     tensors = (batch.input_ids, batch.positions, layout.slot_mapping, layout.block_tables)
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
-
-
-def test_a_block_table_can_be_wider_than_the_step_needs() -> None:
-    shares = [make_share(0, (1,), block_ids=(5,)), make_share(1, (2,), block_ids=(6,))]
-
-    tables = step_arrays(shares, block_size=16, num_columns=3)["block_tables"]
-
-    assert tables.tolist() == [[5, 0, 0], [6, 0, 0]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -118,7 +117,7 @@ def test_only_a_step_that_needs_the_value_of_a_token_waits_for_the_step_before(
     late, params = LateDevice(), with_room(name)
     sampling = SamplingInputs(params=params, seed=1, position=0, prompt_token_ids=(5, 6))
     answer_so_far = (PENDING_TOKEN_ID,) if params.needs_answer else ()
-    later = dataclasses.replace(sampling, position=1, output_token_ids=answer_so_far)
+    later = sampling._replace(position=1, output_token_ids=answer_so_far)
     prefill = make_step(make_share(0, (5, 6), block_ids=(0,), sampling=sampling))
     decode = make_step(make_share(0, (PENDING_TOKEN_ID,), start=2, block_ids=(0,), sampling=later))
     runner = GpuPath.of(checkpoint("Llama"), late=late, shapes=shapes, npu_queue_limit=2).runner
@@ -131,7 +130,7 @@ def test_only_a_step_that_needs_the_value_of_a_token_waits_for_the_step_before(
     assert waits.names == []
     assert reads.names == ["tolist"] * params.needs_answer
     (token_id,) = first.result().token_ids.values()
-    known = dataclasses.replace(later, output_token_ids=(token_id,) if answer_so_far else ())
+    known = later._replace(output_token_ids=(token_id,) if answer_so_far else ())
     alone = make_step(make_share(0, (token_id,), start=2, block_ids=(0,), sampling=known))
     assert second.result().token_ids == runner.launch(alone).result().token_ids
 
