@@ -24,13 +24,15 @@ from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue, WaitingQueu
 from furiosa_llm.scheduling.waiting_room import Strategy
 
 PREFIXES, LONGEST, FORECAST = "prefix groups", "longest first", "block forecast"
-SMALL_BESIDE_LARGE, BALANCE = "small beside large", "balance by work"
+SMALL_BESIDE_LARGE, BALANCE, STARTS = "small beside large", "balance by work", "starts in groups"
 TOKENS, STEPS, SECONDS = "computed tokens", "steps", "seconds, simulated"
+WITH_PROMPTS = "steps that read a prompt"
 PREEMPTIONS, RECOMPUTED = "preemptions", "recomputed tokens"
 
 _VALUES: dict[str, Callable[[Figures], float]] = {
     TOKENS: lambda figures: figures.num_tokens,
     STEPS: lambda figures: figures.num_steps,
+    WITH_PROMPTS: lambda figures: figures.num_steps_with_prompts,
     SECONDS: lambda figures: figures.seconds,
     PREEMPTIONS: lambda figures: figures.num_preemptions,
     RECOMPUTED: lambda figures: figures.num_recomputed_tokens,
@@ -79,12 +81,19 @@ class WithoutSmallOnes(OfflineQueue[Request]):
 
 
 def whole() -> Strategy:
-    """Returns offline scheduling with all its parts."""
+    """Returns offline scheduling with all its parts, but for what only GPUs need."""
     return Strategy.of(is_offline=True)
+
+
+def whole_on_gpu() -> Strategy:
+    """Returns it with all its parts."""
+    return Strategy.of(is_offline=True, favours_decodes=True)
 
 
 def without(part: str) -> Strategy:
     """Returns offline scheduling without one of its parts."""
+    if part == STARTS:
+        return whole()
     if part == FORECAST:
         return Strategy(waiting=OfflineQueue(), lengths=None)
     queues: dict[str, Callable[[], WaitingQueue[Request]]] = {
@@ -110,7 +119,8 @@ class Case:
         """Runs both ways by the account of a model."""
         rows = self.rows()
         off = run(rows, self.setup_without or self.setup, without(self.part), SimulatedRunner())
-        on = run(rows, self.setup, whole(), SimulatedRunner())
+        strategy = whole_on_gpu() if self.part == STARTS else whole()
+        on = run(rows, self.setup, strategy, SimulatedRunner())
         yield from compared(self.part, self.name, self.measures, off, on)
 
 
@@ -204,6 +214,20 @@ CASES = [
         rows=lambda: workloads.mixed(400, prompt_len=(16, 128), max_tokens=(64, 1024)),
         setup=Setup(num_blocks=400),
         measures=(STEPS, SECONDS),
+    ),
+    Case(
+        part=STARTS,
+        name="1,024, prompts of 128 to 512 and answers of 64 to 256 tokens, 256 at once",
+        rows=lambda: workloads.mixed(1024, prompt_len=(128, 512), max_tokens=(64, 256)),
+        setup=Setup(num_blocks=8000, max_num_seqs=256, max_num_batched_tokens=8192),
+        measures=(WITH_PROMPTS, STEPS),
+    ),
+    Case(
+        part=STARTS,
+        name="the same, 2,500 blocks",
+        rows=lambda: workloads.mixed(1024, prompt_len=(128, 512), max_tokens=(64, 256)),
+        setup=Setup(num_blocks=2500, max_num_seqs=256, max_num_batched_tokens=8192),
+        measures=(WITH_PROMPTS, STEPS),
     ),
     Case(
         part=SMALL_BESIDE_LARGE,

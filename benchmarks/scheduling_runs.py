@@ -56,6 +56,7 @@ class Figures:
     """What a run took, in counts that are the same everywhere, and in seconds."""
 
     num_steps: int = 0
+    num_steps_with_prompts: int = 0
     num_tokens: int = 0
     num_preemptions: int = 0
     num_recomputed_tokens: int = 0
@@ -112,6 +113,7 @@ class Run:
         result = self._runner.launch(step).result()
         figures, counts = self.figures, step.counts
         figures.num_steps += 1
+        figures.num_steps_with_prompts += counts.num_prefill_tokens > 0
         figures.num_tokens += step.num_tokens
         figures.num_preemptions += counts.num_preemptions
         figures.num_recomputed_tokens += counts.num_recomputed_tokens
@@ -199,6 +201,7 @@ def low_water(setup: Setup) -> int:
 def _joined(parts: Sequence[Figures], seconds: float) -> Figures:
     return Figures(
         num_steps=max(one.num_steps for one in parts),
+        num_steps_with_prompts=max(one.num_steps_with_prompts for one in parts),
         num_tokens=sum(one.num_tokens for one in parts),
         num_preemptions=sum(one.num_preemptions for one in parts),
         num_recomputed_tokens=sum(one.num_recomputed_tokens for one in parts),

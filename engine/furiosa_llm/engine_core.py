@@ -13,6 +13,7 @@ from furiosa_llm.output_processor import OutputProcessor
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.request import FinishReason, Request, RequestStatus, TokenizedPrompt
 from furiosa_llm.scheduling.scheduler import Scheduler
+from furiosa_llm.scheduling.waiting_room import Strategy
 from furiosa_llm.steps_in_flight import CollectedStep, StepExecutor, StepsInFlight
 from furiosa_llm.tokenization import Tokenizer
 
@@ -55,6 +56,10 @@ class EngineCore:
             limits.cache_config,
             limits.model_info,
             num_stages=num_stages,
+            strategy=Strategy.of(
+                is_offline=limits.scheduler_config.is_offline,
+                favours_decodes=limits.favours_decodes,
+            ),
             clock=time.monotonic,
         )
         self._in_flight = StepsInFlight(executor, self._scheduler, limits)

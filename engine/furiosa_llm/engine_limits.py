@@ -10,11 +10,20 @@ from furiosa_llm.scheduler_config import SchedulerConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """The model, its KV cache, and how its steps are filled. Every replica has the same."""
+    """The model, its KV cache, and how its steps are filled. Every replica has the same.
+
+    Attributes:
+        scheduler_config: The limits of each step.
+        cache_config: The blocks.
+        model_info: What ends an answer.
+        favours_decodes: Whether a step that reads no prompt is much quicker than its share of
+            others, as one that is replayed as a graph.
+    """
 
     scheduler_config: SchedulerConfig
     cache_config: CacheConfig
     model_info: ModelInfo
+    favours_decodes: bool = False
 
     @property
     def longest_sequence(self) -> int:

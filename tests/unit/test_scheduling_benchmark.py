@@ -26,7 +26,7 @@ def test_each_part_gains_something_that_is_kept() -> None:
         if result.ratio is not None:
             best[result.part] = min(best.get(result.part, 1.0), result.ratio)
 
-    assert len(best) == 5
+    assert len(best) == 6
     assert max(best.values()) < 0.9
 
 

@@ -108,6 +108,7 @@ class PreparedModel:
                     enable_prefix_caching=args.enable_prefix_caching,
                 ),
                 model_info=dataclasses.replace(loaded.info, max_model_len=max_model_len),
+                favours_decodes=bool(decode_shapes),
             ),
             device=device,
             gpu=gpu,

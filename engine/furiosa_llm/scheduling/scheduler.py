@@ -66,6 +66,7 @@ class Scheduler:
         self._running: list[Request] = []  # in the order in which they started
         strategy = strategy or Strategy.of(is_offline=config.is_offline)
         self._waiting = WaitingRoom(strategy, self._kv_cache)
+        self._gate = strategy.gate
         self._chunk_size = config.prefill_chunk_size or config.max_num_batched_tokens
         self._num_spare_blocks = int(config.spare_blocks_ratio * cache_config.num_blocks)
         self._deadlines = Deadlines()
@@ -130,8 +131,8 @@ class Scheduler:
             now=self._clock(),
         )
         self._continue_running(step)
-        if not step.num_preemptions:
-            # Otherwise a new request would take the blocks that were just given back.
+        # After a preemption a new request would take the blocks that were just given back.
+        if not step.num_preemptions and self._gate.is_open(num_running=len(self._running)):
             self._start_waiting(step)
         self._num_preemptions += step.num_preemptions
         if step.shares:
@@ -262,32 +263,43 @@ class Scheduler:
             step.add(request, num_tokens, self._model_info.eos_token_ids)
 
     def _start_waiting(self, step: StepDraft) -> None:
-        while step.has_room and len(self._running) < self._config.max_num_seqs:
-            candidate = self._waiting.choose(self._running)
-            if candidate is None or not self._num_ready_tokens(candidate.request):
-                return
-            request, prefix = candidate.request, candidate.prefix
-            num_cached_tokens = len(prefix) * self._cache_config.block_size
-            num_tokens = min(
-                request.num_tokens - num_cached_tokens, step.token_budget, self._chunk_size
-            )
-            is_new = request.account is None
-            fits = self._kv_cache.try_start(
-                request,
-                prefix,
-                num_tokens,
-                num_spare_blocks=self._num_spare_blocks if self._running else 0,
-                now=step.now,
-            )
-            if not fits:
-                return
-            self._waiting.remove(request)
-            if is_new:
-                self._deadlines.add(request, now=step.now)
-            request.status = RequestStatus.RUNNING
-            self._running.append(request)
-            step.account_cached(request, num_cached_tokens)
-            step.add(request, num_tokens, self._model_info.eos_token_ids)
+        can_start = True
+        while can_start and step.has_room:
+            can_start = self._start_next(step)
+        is_full = len(self._running) == self._config.max_num_seqs
+        if (is_full or not can_start) and self.num_waiting:
+            self._gate.close(num_running=len(self._running))
+
+    def _start_next(self, step: StepDraft) -> bool:
+        """Lets a waiting request start; False where none can."""
+        if len(self._running) == self._config.max_num_seqs:
+            return False
+        candidate = self._waiting.choose(self._running)
+        if candidate is None or not self._num_ready_tokens(candidate.request):
+            return False
+        request, prefix = candidate.request, candidate.prefix
+        num_cached_tokens = len(prefix) * self._cache_config.block_size
+        num_tokens = min(
+            request.num_tokens - num_cached_tokens, step.token_budget, self._chunk_size
+        )
+        is_new = request.account is None
+        fits = self._kv_cache.try_start(
+            request,
+            prefix,
+            num_tokens,
+            num_spare_blocks=self._num_spare_blocks if self._running else 0,
+            now=step.now,
+        )
+        if not fits:
+            return False
+        self._waiting.remove(request)
+        if is_new:
+            self._deadlines.add(request, now=step.now)
+        request.status = RequestStatus.RUNNING
+        self._running.append(request)
+        step.account_cached(request, num_cached_tokens)
+        step.add(request, num_tokens, self._model_info.eos_token_ids)
+        return True
 
     def _num_ready_tokens(self, request: Request) -> int:
         """Returns how many tokens a request can have computed now; 0 while it has to wait."""
@@ -342,6 +354,7 @@ class Scheduler:
             self._running.remove(request)
             is_whole = reason in (FinishReason.STOP, FinishReason.LENGTH)
             self._waiting.note_end(request, is_whole=is_whole)
+            self._gate.note_end()
         del self._requests[request.request_id]
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from furiosa_llm.request import Request
+from furiosa_llm.scheduling.admission_gate import GROUP_SHARE, AdmissionGate
 from furiosa_llm.scheduling.answer_lengths import AnswerLengths
 from furiosa_llm.scheduling.block_forecast import BlockForecast
 from furiosa_llm.scheduling.kv_cache_manager import KVCacheManager
@@ -20,17 +21,25 @@ class Strategy:
         waiting: Their order.
         lengths: What is known of the lengths of answers, to let in only requests whose answers
             the blocks will suffice for; None to let in whatever they suffice for now.
+        gate: Holds them back until several can start.
     """
 
     waiting: WaitingQueue[Request]
     lengths: AnswerLengths | None
+    gate: AdmissionGate = field(default_factory=AdmissionGate)
 
     @classmethod
-    def of(cls, *, is_offline: bool) -> Strategy:
-        """Returns the one for throughput, or the one for someone who waits for each answer."""
-        if is_offline:
-            return cls(waiting=OfflineQueue(), lengths=AnswerLengths())
-        return cls(waiting=FifoQueue(), lengths=None)
+    def of(cls, *, is_offline: bool, favours_decodes: bool = False) -> Strategy:
+        """Returns the one for throughput, or the one for someone who waits for each answer.
+
+        Args:
+            is_offline: Whether nobody waits for a single answer.
+            favours_decodes: Whether a step that reads no prompt is worth waiting for.
+        """
+        if not is_offline:
+            return cls(waiting=FifoQueue(), lengths=None)
+        gate = AdmissionGate(GROUP_SHARE if favours_decodes else 0.0)
+        return cls(waiting=OfflineQueue(), lengths=AnswerLengths(), gate=gate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from furiosa_llm.execution.pending_tokens import PendingTokens
 from furiosa_llm.request import PENDING_TOKEN_ID, FinishReason, Request
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
+from furiosa_llm.scheduling.admission_gate import AdmissionGate
 from furiosa_llm.scheduling.answer_lengths import AnswerLengths
 from furiosa_llm.scheduling.ordering import FifoQueue, OfflineQueue
 from furiosa_llm.scheduling.scheduler import Scheduler
@@ -296,6 +297,7 @@ class Load(TypedDict):
     enable_prefix_caching: bool
     is_offline: bool
     foresees_blocks: bool
+    group_share: float
     spare_blocks_ratio: float
     prefill_chunk_size: int | None
     num_steps_in_flight: int
@@ -316,6 +318,7 @@ LOADS = st.fixed_dictionaries(
         "enable_prefix_caching": st.booleans(),
         "is_offline": st.booleans(),
         "foresees_blocks": st.booleans(),
+        "group_share": st.sampled_from([0.0, 0.5, 1.0]),
         "spare_blocks_ratio": st.sampled_from([0.0, 0.2, 0.9]),
         "prefill_chunk_size": st.sampled_from([None, 3]),
         "num_steps_in_flight": st.integers(1, 4),
@@ -375,6 +378,7 @@ def strategy_of(load: Load) -> Strategy:
     return Strategy(
         waiting=OfflineQueue() if load["is_offline"] else FifoQueue(),
         lengths=AnswerLengths() if load["foresees_blocks"] else None,
+        gate=AdmissionGate(load["group_share"]),
     )
 
 
