@@ -13,7 +13,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,8 +193,8 @@ def figures_of(job: Job, output: Mapping[str, object]) -> Figures:
 
 def measure(
     jobs: Sequence[Job], models: Path, limits: Limits, *, end: float
-) -> tuple[dict[str, Figures], dict[str, str]]:
-    """Runs jobs until the time is over.
+) -> Iterator[tuple[Job, Figures | None, str | None]]:
+    """Runs jobs until the time is over, and yields each when it is done.
 
     Args:
         jobs: In this order.
@@ -202,11 +202,9 @@ def measure(
         limits: Of the GPU.
         end: When to stop, by `time.monotonic`.
 
-    Returns:
-        What each job found, and why others found nothing.
+    Yields:
+        A job, and what it found, or why it found nothing.
     """
-    found: dict[str, Figures] = {}
-    problems: dict[str, str] = {}
     models.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         workload = models / f"{job.workload}.jsonl"
@@ -217,17 +215,15 @@ def measure(
         for words in (maker, command(job, models=models, limits=limits, workload=workload)):
             left = job_end - time.monotonic()
             if left < 1:
-                problems[job.name] = "the time was over"
+                yield job, None, "the time was over"
                 break
             machine = Machine(lock=None, time_limit_seconds=left)
             finished = machine.run(words, variables=own_variables())
             if finished.problem is not None:
-                problems[job.name] = finished.problem
+                yield job, None, finished.problem
                 break
         else:
-            found[job.name] = figures_of(job, finished.output)
-        print(f"{job.name}: {problems.get(job.name, 'done')}", file=sys.stderr)
-    return found, problems
+            yield job, figures_of(job, finished.output), None
 
 
 def main() -> None:
@@ -240,28 +236,38 @@ def main() -> None:
     args = parser.parse_args()
     end = time.monotonic() + args.seconds
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    path = args.results / f"gpu-{started_at.replace(':', '').replace('+0000', 'Z')}.json"
+    args.results.mkdir(parents=True, exist_ok=True)
     limits: Limits | None = None
     found: dict[str, Figures] = {}
     problems: dict[str, str] = {}
+
+    def write() -> list[tuple[str, str]]:
+        lines = table(limits, found)
+        content = {
+            "started_at": started_at,
+            "gpus": [dataclasses.asdict(gpu) for gpu in gpus()],
+            "versions": versions(),
+            "limits": None if limits is None else dataclasses.asdict(limits),
+            "table": dict(lines),
+            "found": found,
+            "problems": problems,
+        }
+        path.write_text(json.dumps(content, indent=1) + "\n")
+        return lines
+
     if torch.cuda.is_available():
         limits = measure_limits(torch.device("cuda:0"))
         torch.cuda.empty_cache()
         jobs = [job for job in JOBS if not args.jobs or job.name in args.jobs]
-        found, problems = measure(jobs, args.models.absolute(), limits, end=end)
-    lines = table(limits, found)
-    print(as_markdown(lines))
-    args.results.mkdir(parents=True, exist_ok=True)
-    content = {
-        "started_at": started_at,
-        "gpus": [dataclasses.asdict(gpu) for gpu in gpus()],
-        "versions": versions(),
-        "limits": None if limits is None else dataclasses.asdict(limits),
-        "table": dict(lines),
-        "found": found,
-        "problems": problems,
-    }
-    path = args.results / f"gpu-{started_at.replace(':', '').replace('+0000', 'Z')}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
+        for job, figures, problem in measure(jobs, args.models.absolute(), limits, end=end):
+            if figures is not None:
+                found[job.name] = figures
+            if problem is not None:
+                problems[job.name] = problem
+            print(f"{job.name}: {problem or 'done'}", file=sys.stderr)
+            write()  # the machine may be lent for no longer than this
+    print(as_markdown(write()))
 
 
 if __name__ == "__main__":

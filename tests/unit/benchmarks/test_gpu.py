@@ -221,12 +221,12 @@ def test_a_job_that_fails_leaves_the_others_alone(
         make_checkpoint(shape, tmp_path, device=CPU, changes=TINY)
     jobs = [job for job in JOBS if job.name in ("nano", "small")]
 
-    end = time.monotonic() + 60
-    found, problems = gpu.measure(jobs, tmp_path, LIMITS, end=end)
+    outcomes = list(gpu.measure(jobs, tmp_path, LIMITS, end=time.monotonic() + 60))
 
-    assert found == {"nano": {"requests": {}}}
-    assert problems.keys() == {"small"}
-    assert gpu.measure(jobs, tmp_path, LIMITS, end=time.monotonic())[1] == {
-        "small": "the time was over",
-        "nano": "the time was over",
+    assert {job.name: figures for job, figures, _ in outcomes} == {
+        "nano": {"requests": {}},
+        "small": None,
     }
+    assert {job.name for job, _, problem in outcomes if problem} == {"small"}
+    too_late = list(gpu.measure(jobs, tmp_path, LIMITS, end=time.monotonic()))
+    assert [problem for _, _, problem in too_late] == ["the time was over"] * 2
