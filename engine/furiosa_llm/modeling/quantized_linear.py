@@ -5,7 +5,10 @@ Written and tested on a CPU, where torch has the same operations; not yet measur
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -21,6 +24,10 @@ _FP8 = torch.float8_e4m3fn
 _LARGEST_FP8 = torch.finfo(_FP8).max
 _LARGEST_INT8 = 127
 _SMALLEST_SCALE = 1e-12
+_MOST_SLOW_ROWS = 16  # torch's kernel for 8 bits multiplies without matrix units
+
+Rounded = tuple[torch.Tensor, torch.Tensor]  # [R, I] float8 and their scales [R, 1] float32
+RoundRows = Callable[[torch.Tensor], Rounded]
 
 
 class Fp8Linear(nn.Module):
@@ -30,17 +37,18 @@ class Fp8Linear(nn.Module):
     scales: torch.Tensor  # [1, O] float32
     bias: torch.Tensor | None  # [O]
 
-    def __init__(self, linear: nn.Linear) -> None:
-        """Rounds the weights of a layer."""
+    def __init__(self, linear: nn.Linear, round_rows: RoundRows | None = None) -> None:
+        """Rounds the weights of a layer. Rows are rounded in plain torch if not told how."""
         super().__init__()
-        weight, scales = _round_to_fp8(linear.weight.detach())
+        self._round_rows = round_rows or round_to_fp8
+        weight, scales = round_to_fp8(linear.weight.detach())
         self.register_buffer("weight", weight)
         self.register_buffer("scales", scales.t().contiguous())
         self.register_buffer("bias", bias_of(linear))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[*, I] -> [*, O]."""
-        rows, scales = _round_to_fp8(inputs.reshape(-1, inputs.shape[-1]))
+        rows, scales = self._round_rows(inputs.reshape(-1, inputs.shape[-1]))
         output = torch._scaled_mm(
             rows,
             self.weight.t(),
@@ -71,7 +79,10 @@ class Int8WeightLinear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[*, I] -> [*, O]."""
         rows = inputs.reshape(-1, inputs.shape[-1])
-        output = torch._weight_int8pack_mm(rows, self.weight, self.scales)
+        if len(rows) <= _MOST_SLOW_ROWS:
+            output = torch._weight_int8pack_mm(rows, self.weight, self.scales)
+        else:
+            output = nn.functional.linear(rows, self.weight.to(rows.dtype)) * self.scales
         output = output.view(*inputs.shape[:-1], -1)
         return output if self.bias is None else output + self.bias
 
@@ -127,16 +138,32 @@ def _replacement(linear: nn.Linear, quantization: str) -> nn.Module | None:
     """Returns a layer of rounded weights, if it computes about the same of a few rows."""
     rows = few_rows(linear)
     expected = linear(rows)
-    try:
-        replacement = _KINDS[quantization](linear)
-        actual = replacement(rows)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        _logger.info("a layer of %s is not quantised: %s", tuple(linear.weight.shape), error)
-        return None
-    return replacement if agrees(actual, expected, tolerance=_TOLERANCES[quantization]) else None
+    for make in _makers(quantization):
+        try:
+            replacement = make(linear)
+            actual = replacement(rows)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            _logger.info("a layer of %s is not quantised: %s", tuple(linear.weight.shape), error)
+            continue
+        if agrees(actual, expected, tolerance=_TOLERANCES[quantization]):
+            return replacement
+    return None
 
 
-def _round_to_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _makers(quantization: str) -> Iterator[Callable[[nn.Linear], nn.Module]]:
+    """Yields what may make a layer of rounded weights, the fastest first."""
+    if quantization == "fp8":
+        with contextlib.suppress(ImportError):  # a torch without Triton
+            from furiosa_llm.modeling import triton_rounding
+
+            round_rows = functools.partial(
+                triton_rounding.round_to_fp8, largest=_LARGEST_FP8, smallest_scale=_SMALLEST_SCALE
+            )
+            yield functools.partial(Fp8Linear, round_rows=round_rows)
+    yield _KINDS[quantization]
+
+
+def round_to_fp8(rows: torch.Tensor) -> Rounded:
     """Returns rows [R, I] of float8 and their scales [R, 1] float32."""
     scales = _scales(rows, _LARGEST_FP8)
     return (rows.float() / scales).to(_FP8), scales

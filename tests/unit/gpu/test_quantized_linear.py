@@ -161,3 +161,15 @@ def test_the_type_of_what_is_not_quantised_depends_on_the_device() -> None:
     assert of(CPU, "int8", "bfloat16") == of(CPU, None, "auto") == torch.float32
     assert of(GPU, "fp8", "bfloat16") == of(GPU, None, "bfloat16") == torch.bfloat16
     assert of(GPU, "int8", "auto") is of(GPU, None, "auto") is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_many_rows_of_8_bit_weights_are_computed_as_few_are(bias: bool) -> None:
+    linear = Int8WeightLinear(make_linear(bias=bias))
+    rows = torch.randn(40, 64, dtype=torch.bfloat16)
+
+    with torch.inference_mode():
+        together = linear(rows)
+        alone = torch.cat([linear(row[None]) for row in rows])
+
+    assert (together.float() - alone.float()).abs().max() <= 0.02 * alone.float().abs().max()
