@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from furiosa_llm import bounded_templates
+from furiosa_llm import template_work
 from furiosa_llm.dataset.columns import ColumnMapping
 from furiosa_llm.errors import InvalidRowError
 from furiosa_llm.tokenization import Tokenizer
@@ -21,6 +21,8 @@ ENDLESS = [
     "{{ range(10**9)|list }}",
     "{{ 10 ** (10 ** 10) }}",
     "{% set x = namespace(v=3) %}{% for i in range(99) %}{% set x.v = x.v * x.v %}{% endfor %}",
+    "{% set ns = namespace(d=0) %}{% block b %}{% set ns.d = ns.d + 1 %}{% if ns.d < 60 %}"
+    "{{ self.b() }}{{ self.b() }}{% endif %}{% set ns.d = ns.d - 1 %}{% endblock %}",
 ]
 HUGE = [
     "{% for i in range(99999) %}{{ 'x' * 99999 }}{% endfor %}",
@@ -62,8 +64,8 @@ COSTLY = "it takes more than|it makes more than|takes numbers up to|recursion|Ra
 
 @pytest.fixture(autouse=True)
 def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded_templates, "MAX_TEMPLATE_OPERATIONS", 2000)
-    monkeypatch.setattr(bounded_templates, "MAX_TEMPLATE_CHARACTERS", 1_000_000)
+    monkeypatch.setattr(template_work, "MAX_TEMPLATE_OPERATIONS", 2000)
+    monkeypatch.setattr(template_work, "MAX_TEMPLATE_CHARACTERS", 1_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def test_large_texts_are_counted_before_they_are_put_together(template: str) -> 
 def test_a_template_that_is_slow_without_looping_much_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bounded_templates, "MAX_TEMPLATE_SECONDS", 0.0)
+    monkeypatch.setattr(template_work, "MAX_TEMPLATE_SECONDS", 0.0)
 
     with pytest.raises(InvalidRowError, match="longer than 0 seconds"):
         ColumnMapping(template="{% for i in [1, 2] %}{% endfor %}").render({})
@@ -138,6 +140,7 @@ def test_an_ordinary_template_gives_what_jinja_gives() -> None:
 {%- set joined %}{% for i in range(3) %}{{ i }}{% endfor %}{% endset %}
 {{ joined }} {{ items|map(attribute='name')|join(', ') }} {{ 2 ** 10 }} {{ [1] + [2] }} {{ 7 * 6 }}
 {{ "a-b"|replace("-", "+") }} {{ "x\ny"|indent(2) }} {{ ",".join(["p", "q"]) }} {{ 1 ~ none ~ 2 }}
+{% for item in items %}{{ item.name.strip('n')|truncate(3) }}{{ loop.cycle(1, 2) }}{% endfor %}
 {{ items|map(attribute='n')|map('string')|join }} {{ items|tojson(indent=2) }} {{ [3]|last }}
 """
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -146,6 +149,19 @@ def test_an_ordinary_template_gives_what_jinja_gives() -> None:
     expected = ImmutableSandboxedEnvironment(keep_trailing_newline=True).from_string(template)
 
     assert ColumnMapping(template=template).render(data) == expected.render(data)
+
+
+@pytest.mark.parametrize(
+    ("template", "refused"),
+    [
+        ("{{ v.bit_length() }}", "it calls 'bit_length' of type int"),
+        ("{{ 'x'.encode() }}", "it calls 'encode' of type str"),
+        ("{{ 'x'|urlize }}", "it uses the filter 'urlize'"),
+    ],
+)
+def test_what_is_not_listed_is_refused_by_name(template: str, refused: str) -> None:
+    with pytest.raises(InvalidRowError, match=f"{refused}, which no template may"):
+        ColumnMapping(template=template).render({"v": 1})
 
 
 def test_chats_of_the_embedded_model_are_rendered_as_before() -> None:
