@@ -61,6 +61,11 @@ class EngineArgs:
     model: str = option(
         "An artifact, a checkpoint folder in Hugging Face layout, or a hub id.", metavar="MODEL"
     )
+    revision: str | None = option(
+        "Branch, tag or commit of a model of the hub; its main branch if not given.",
+        default=None,
+        metavar="REVISION",
+    )
     tokenizer: str | None = option(
         "Name or path of a Hugging Face tokenizer; the model's own if not given.", default=None
     )

@@ -8,6 +8,7 @@ from typing import TypedDict
 class EngineOptions(TypedDict, total=False):
     """Every field of `EngineArgs` but the model; what each one means stands there."""
 
+    revision: str | None
     tokenizer: str | None
     tokenizer_mode: str
     dtype: str

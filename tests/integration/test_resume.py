@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
 
 from furiosa_llm.batch.job import BatchJob
 from furiosa_llm.batch.run import run_batch_job
@@ -17,6 +19,7 @@ from furiosa_llm.batch.summary import Progress
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.sampling_params import SamplingParams
 from tests.crash.harness import same_answers
+from tests.hub_cache import add_to_cache
 from tests.integration.test_batch_job import ENGINE, SAMPLES, make_job
 
 DRAWN = SamplingParams(temperature=0.8, max_tokens=12)
@@ -102,6 +105,28 @@ def test_an_input_that_moved_is_the_same_input(job: BatchJob, tmp_path: Path) ->
     copy.write_bytes((SAMPLES / "prompts.jsonl").read_bytes())
 
     assert run_batch_job(dataclasses.replace(job, input=str(copy))).num_resumed >= 12
+
+
+def test_a_model_of_the_hub_is_known_by_its_weights(
+    job: BatchJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, source = tmp_path / "hub", Path(ENGINE.model)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    add_to_cache(hub, "someone/tiny", source, revision="main", commit="a" * 40)
+    stopped(job, lambda progress: progress.num_done >= 12)
+    args = dataclasses.replace(ENGINE, model="someone/tiny")
+
+    changed = shutil.copytree(source, tmp_path / "changed")
+    content = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**content, "rms_norm_eps": 0.5}))
+    add_to_cache(hub, "someone/tiny", changed, revision="v2", commit="b" * 40)
+
+    with pytest.raises(ConfigError, match=r"of another job: model was .*, is now "):
+        run_batch_job(
+            dataclasses.replace(job, engine_args=dataclasses.replace(args, revision="v2"))
+        )
+    assert run_batch_job(dataclasses.replace(job, engine_args=args)).num_resumed >= 12
 
 
 def test_a_finished_batch_is_not_run_again(job: BatchJob) -> None:

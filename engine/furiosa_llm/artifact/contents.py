@@ -146,7 +146,7 @@ class Artifact:
 
     Attributes:
         name: What it is called.
-        model: Path or hub id of the checkpoint that it was made from.
+        model: Path of the checkpoint that it was made from, or hub id, with `@` and the revision.
         architecture: Class of the model, as `LlamaForCausalLM`.
         dtype: Type of most of the weights.
         num_parameters: Elements of all weights.

@@ -1,4 +1,4 @@
-"""Options that a user left open take the values that the artifact was built with."""
+"""Finds the model, and gives options that a user left open the values of an artifact."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from furiosa_llm.artifact.contents import PARALLEL_SIZES, Artifact
+from furiosa_llm.artifact.hub import find_model, hide_downloads
 from furiosa_llm.artifact.reading import is_artifact, read_artifact
 from furiosa_llm.config import EngineArgs
 
@@ -26,15 +27,21 @@ _OF_RUNTIME = (
 
 
 def resolve_engine_args(args: EngineArgs) -> EngineArgs:
-    """Fills in what was not given, if the model is an artifact; else returns the same.
+    """Names the model's folder, and fills in what was not given if that is an artifact.
 
-    It may be called again on its own result.
+    A model on the hub is downloaded, unless the cache has it. It may be called again on its own
+    result.
 
     Raises:
-        ModelLoadError: The artifact is damaged.
-        ConfigError: An option that was given does not go with one of the artifact's.
+        ModelLoadError: The model cannot be found, or the artifact is damaged.
+        ConfigError: An option that was given does not go with one of the artifact's, or a
+            revision does not go with a folder.
     """
-    folder = Path(args.model)
+    if not Path(args.model).exists():
+        hide_downloads()
+    folder = find_model(args.model, revision=args.revision, allow_pickle=args.allow_pickle)
+    if folder != Path(args.model):
+        args = dataclasses.replace(args, model=str(folder), revision=None)
     if not is_artifact(folder):
         return args
     defaults = _defaults(read_artifact(folder))

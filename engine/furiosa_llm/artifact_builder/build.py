@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from furiosa_llm.artifact.contents import ARTIFACT_FILE, RUNTIME_FILE, Artifact, runtime_json
+from furiosa_llm.artifact.hub import find_model
 from furiosa_llm.artifact.reading import read_artifact
 from furiosa_llm.artifact_builder.folder import FolderWriter, check_output, new_folder
 from furiosa_llm.artifact_builder.options import BuildOptions
@@ -17,7 +18,6 @@ from furiosa_llm.artifact_builder.source import (
     companion_files,
     config_with_dtype,
     file_chunks,
-    find_folder,
 )
 from furiosa_llm.artifact_builder.weights import (
     StoredTensor,
@@ -98,15 +98,16 @@ def build_artifact(
     on_progress(BuildProgress(phase="reading"))
     check_output(output, Path(model), overwrite=overwrite)
     dtype = options.target_dtype
-    outline = outline_model(model, dtype=dtype, trust_remote_code=options.trust_remote_code)
+    revision = options.revision
+    folder = find_model(model, revision=revision)
+    outline = outline_model(str(folder), dtype=dtype, trust_remote_code=options.trust_remote_code)
     runtime = options.runtime_config()
     _check_options(options, outline)
-    folder = find_folder(model)
     Tokenizer(str(folder), trust_remote_code=options.trust_remote_code)  # refused now, not in run
     tensors = find_tensors(folder, dtype, outline.uncast_names)
     artifact = Artifact(
         name=options.name or output.resolve().name,
-        model=redacted_text(model),
+        model=redacted_text(model if revision is None else f"{model}@{revision}"),
         architecture=outline.architecture,
         dtype=main_dtype(tensors),
         num_parameters=sum(tensor.num_elements for tensor in tensors),

@@ -29,6 +29,11 @@ class BuildOptions:
     name: str | None = option(
         "Name of the artifact; the folder's if not given.", default=None, metavar="NAME"
     )
+    revision: str | None = option(
+        "Branch, tag or commit of a model of the hub; its main branch if not given.",
+        default=None,
+        metavar="REVISION",
+    )
     dtype: str = option(
         "Type that float weights are cast to, and that the artifact is run with; auto keeps the "
         "checkpoint's own, and leaves the choice to run.",

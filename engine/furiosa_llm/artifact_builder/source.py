@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from furiosa_llm.artifact.contents import ARTIFACT_FILE, RUNTIME_FILE
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.modeling.weight_files import INDEX_FILE
@@ -20,25 +18,6 @@ _LEGAL = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")  # they ask to be passed
 _TEMPLATES_FOLDER = "additional_chat_templates"
 _LEFT_OUT = (ARTIFACT_FILE, RUNTIME_FILE, INDEX_FILE)
 _CHUNK_BYTES = 2**20
-
-
-def find_folder(model: str) -> Path:
-    """Returns the folder of a checkpoint; that of a hub id is downloaded if need be.
-
-    Raises:
-        ModelLoadError: It cannot be had.
-    """
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    patterns = [f"*{suffix}" for suffix in (*_SUFFIXES, _CODE_SUFFIX, ".safetensors")]
-    try:
-        return Path(
-            snapshot_download(model, allow_patterns=[*patterns, *(f"{name}*" for name in _LEGAL)])
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise ModelLoadError(f"{model}: cannot be downloaded: {reason}") from error
 
 
 def companion_files(folder: Path, *, with_code: bool) -> list[str]:

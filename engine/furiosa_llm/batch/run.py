@@ -47,8 +47,6 @@ def run_batch_job(
         RunStoppedError: A signal or the deadline ended it early.
         TooManyErrorsError: More rows failed than `max_errors`.
     """
-    # Here already, so that the manifest tells what an artifact decided.
-    job = dataclasses.replace(job, engine_args=resolve_engine_args(job.engine_args))
     return _Batch(job, on_progress or _ignore).run()
 
 
@@ -72,6 +70,9 @@ class _Batch:
         side_files = {"--step-stats": job.step_stats, "--failed-rows": job.failed_rows}
         is_replaced = job.overwrite or (job.resume and target.has_earlier_run)
         check_side_files(side_files, source.paths, target, overwrite=is_replaced)
+        # Here already, so that the manifest tells what an artifact decided.
+        engine_args = resolve_engine_args(job.engine_args)
+        self._job = job = dataclasses.replace(job, engine_args=engine_args)
         writer = AnswerWriter(
             job.output,
             manifest=describe_batch(job, source),

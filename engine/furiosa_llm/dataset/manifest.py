@@ -37,8 +37,8 @@ class Manifest:
     """What a run was.
 
     Attributes:
-        model: Path or hub id.
-        model_hash: See `hash_model`; None for a hub id.
+        model: Path; of a model of the hub that of its snapshot, which names its commit.
+        model_hash: See `hash_model`.
         tokenizer_hash: Hash of the tokenizer's files.
         chat_template_hash: Hash of the template's text.
         options: Every option, as the run resolved it.

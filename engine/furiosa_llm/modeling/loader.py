@@ -91,7 +91,7 @@ def load_model(
     allow_pickle: bool = False,
     split: ModelSplit | None = None,
 ) -> LoadedModel:
-    """Loads the checkpoint in a folder or of a hub id.
+    """Loads the checkpoint in a folder.
 
     Weights are read from safetensors; with `allow_pickle`, where there are none, also from pickles,
     of which torch takes tensors and nothing else. With a `split`, only a rank's part is kept.

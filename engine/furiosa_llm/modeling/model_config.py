@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from huggingface_hub import constants, try_to_load_from_cache
 from transformers import AutoConfig, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -23,34 +20,17 @@ _LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 
 
 def load_config(path: str, *, trust_remote_code: bool) -> Any:
-    """Reads the configuration in a folder or of a hub id.
+    """Reads the configuration in a folder.
 
     Raises:
         ModelLoadError: It is missing or damaged.
     """
-    _check_reachable(path)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelLoadError(
             f"{path}: cannot read config.json as a model: {one_line(error)}"
         ) from error
-
-
-def _check_reachable(path: str) -> None:
-    """Says at once that a model is neither here nor to be had, where the hub would try for long."""
-    if Path(path).exists():
-        return
-    missing = ModelLoadError(
-        f"{path}: no such model: neither a checkpoint folder nor a hub id that can be reached; "
-        "check --model"
-    )
-    try:
-        if isinstance(try_to_load_from_cache(path, "config.json"), str):
-            return
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
-    except (OSError, ValueError) as error:
-        raise missing from error
 
 
 def refuse_unserved(path: str, config: Any) -> None:

@@ -41,7 +41,7 @@ def outline_model(path: str, *, dtype: str, trust_remote_code: bool = False) -> 
     """Tells what a checkpoint is, from its `config.json` alone.
 
     Args:
-        path: A folder or a hub id.
+        path: Of its folder.
         dtype: That its weights are to have; `auto` for the one they have.
         trust_remote_code: Whether to run the checkpoint's own code.
 

@@ -3,40 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
-from furiosa_llm.artifact_builder.source import companion_files, config_with_dtype, find_folder
-from furiosa_llm.errors import ModelLoadError
-
-SNAPSHOT = "furiosa_llm.artifact_builder.source.snapshot_download"
-
-
-def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
-    assert find_folder(str(tmp_path)) == tmp_path
-
-
-def test_a_hub_id_is_taken_from_its_snapshot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def snapshot(model: str, *, allow_patterns: list[str]) -> str:
-        assert model == "someone/tiny"
-        assert {"*.safetensors", "*.json", "LICENSE*"} <= set(allow_patterns)
-        assert "*.bin" not in allow_patterns
-        return str(tmp_path)
-
-    monkeypatch.setattr(SNAPSHOT, snapshot)
-
-    assert find_folder("someone/tiny") == tmp_path
-
-
-def test_a_hub_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def snapshot(_: str, *, allow_patterns: list[str]) -> str:
-        raise OSError(f"no network\nfor {allow_patterns}")
-
-    monkeypatch.setattr(SNAPSHOT, snapshot)
-
-    with pytest.raises(ModelLoadError, match=r"^someone/tiny: cannot be downloaded: no network$"):
-        find_folder("someone/tiny")
+from furiosa_llm.artifact_builder.source import companion_files, config_with_dtype
 
 
 def test_what_is_not_part_of_the_checkpoint_stays_behind(tmp_path: Path) -> None:

@@ -66,9 +66,8 @@ def test_what_is_given_wins_then_the_artifact_then_the_default(
 
 
 def test_the_options_of_anything_but_an_artifact_stay_as_they_are(tmp_path: Path) -> None:
-    for model in (str(tmp_path), str(tmp_path / "nothing"), "someone/some-model"):
-        args = EngineArgs(model=model)
-        assert resolve_engine_args(args) is args
+    args = EngineArgs(model=str(tmp_path))
+    assert resolve_engine_args(args) is args
 
 
 def test_sizes_that_no_one_gave_are_256_requests_and_1024_tokens() -> None:
