@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,20 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic since Cl
             return self._parse(text)
         except ValueError as error:
             self.fail(_clear_message(error, text), param, ctx)
+
+
+class ParsedChoice(click.Choice):  # type: ignore[type-arg]  # as above
+    """One of a few words, which is then read by a parser."""
+
+    def __init__(self, choices: Sequence[str], parse: Callable[[str], object]) -> None:
+        super().__init__(choices)
+        self._parse = parse
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Reads a word."""
+        return self._parse(super().convert(value, param, ctx))
 
 
 class TemplateType(click.ParamType):  # type: ignore[type-arg]  # as above
@@ -137,7 +151,7 @@ class RangeType(click.ParamType):  # type: ignore[type-arg]  # as above
 def click_type(entry: Option) -> click.ParamType:  # type: ignore[type-arg]  # as above
     """Returns the Click type of an option."""
     if entry.choices:
-        return click.Choice(entry.choices)
+        return ParsedChoice(entry.choices, entry.parse)
     if entry.parse is str:
         return click.STRING
     return ParsedType(entry.parse, entry.metavar or _METAVARS.get(entry.parse, "SIZE"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,14 @@ from pathlib import Path
 from furiosa_llm.devices import MAX_PROCESSES, parse_devices
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.options import (
+    LeftOpen,
     add_arguments,
     check_types,
     option,
+    options_of,
     parse_bool,
     parse_optional,
+    parse_or_leave_open,
     parse_size,
 )
 
@@ -54,6 +56,9 @@ def default_cache_dir() -> str:
 class EngineArgs:
     """The engine's options as a user gives them; `None` leaves the choice to the engine.
 
+    Where the model is an artifact, its own value stands for `None`, except in an option that is
+    named in `left_open`: the command line's `none`.
+
     Raises:
         ConfigError: A value is out of range.
     """
@@ -85,9 +90,9 @@ class EngineArgs:
         "CPU, with weights alone of 8 bits on a GPU; fp8: with weights and activations of 8 bits "
         "on a GPU; int4: with weights alone of 4 bits on a GPU; the artifact's, else none, if not "
         "given.",
-        parse=parse_optional(str),
+        parse=parse_or_leave_open(str),
         default=None,
-        choices=QUANTIZATIONS,
+        choices=(*QUANTIZATIONS, "none"),
     )
     deterministic: bool = option(
         "Answer a prompt with the same bytes whatever runs beside it.", default=False, is_flag=True
@@ -96,25 +101,26 @@ class EngineArgs:
     devices: str | None = option(
         "Where to run: npu:0, npu:0:0-3, cpu, cpu:1, cuda:0, or a comma list of one kind; every "
         "GPU if there is one, else cpu, if not given.",
+        parse=parse_or_leave_open(str),
         default=None,
         metavar="DEVICES",
     )
     tensor_parallel_size: int | None = option(
         "Elements that share the work of each layer; the artifact's, else 8 on NPUs and 1 "
         "elsewhere, if not given.",
-        parse=parse_optional(int),
+        parse=parse_or_leave_open(int),
         default=None,
         metavar="N",
     )
     pipeline_parallel_size: int | None = option(
         "Stages that the layers are divided among; the artifact's, else 1, if not given.",
-        parse=parse_optional(int),
+        parse=parse_or_leave_open(int),
         default=None,
         metavar="N",
     )
     data_parallel_size: int | None = option(
         "Replicas of the model; the artifact's, else as many as the devices hold, if not given.",
-        parse=parse_optional(int),
+        parse=parse_or_leave_open(int),
         default=None,
         metavar="N",
     )
@@ -134,28 +140,28 @@ class EngineArgs:
     max_model_len: int | None = option(
         "Longest prompt plus answer, in tokens; the artifact's, else the model's own limit, if not "
         "given.",
-        parse=parse_optional(parse_size),
+        parse=parse_or_leave_open(parse_size),
         default=None,
         metavar="SIZE",
     )
     max_num_seqs: int | None = option(
         f"Most requests that run at once; the artifact's, else {DEFAULT_MAX_NUM_SEQS}, if not "
         "given.",
-        parse=parse_optional(parse_size),
+        parse=parse_or_leave_open(parse_size),
         default=None,
         metavar="SIZE",
     )
     max_num_batched_tokens: int | None = option(
         f"Most tokens in one step; the artifact's, else {DEFAULT_MAX_NUM_BATCHED_TOKENS}, if not "
         "given.",
-        parse=parse_optional(parse_size),
+        parse=parse_or_leave_open(parse_size),
         default=None,
         metavar="SIZE",
     )
     paged_attention_num_blocks: int | None = option(
         "KV-cache blocks of each layer; the artifact's, else chosen from free memory, if not "
         "given.",
-        parse=parse_optional(parse_size),
+        parse=parse_or_leave_open(parse_size),
         default=None,
         metavar="SIZE",
     )
@@ -175,7 +181,7 @@ class EngineArgs:
     prefill_chunk_size: int | None = option(
         "Most prompt tokens of one request in one step; the artifact's, else no limit of its own, "
         "if not given.",
-        parse=parse_optional(parse_size),
+        parse=parse_or_leave_open(parse_size),
         default=None,
         metavar="SIZE",
     )
@@ -183,26 +189,26 @@ class EngineArgs:
         "Steps in flight in a replica: with 2 the next one is prepared while the device runs; the "
         "artifact's, else 1 on a CPU, 2 elsewhere, or one for each stage of a pipeline, if not "
         "given.",
-        parse=parse_optional(int),
+        parse=parse_or_leave_open(int),
         default=None,
         metavar="N",
     )
     max_processing_samples: int | None = option(
         "Most rows that the engine holds at once; the artifact's, else 65536, if not given.",
-        parse=parse_optional(parse_size),
+        parse=parse_or_leave_open(parse_size),
         default=None,
         metavar="SIZE",
     )
     spare_blocks_ratio: float | None = option(
         "Share of blocks that admission leaves free for running requests to grow into; the "
         "artifact's, else 0 offline and 0.2 online, if not given.",
-        parse=parse_optional(float),
+        parse=parse_or_leave_open(float),
         default=None,
         metavar="RATIO",
     )
     is_offline: bool | None = option(
         "Order the work for throughput, with no one waiting for a single answer.",
-        parse=parse_optional(parse_bool),
+        parse=parse_or_leave_open(parse_bool),
         default=None,
         metavar="TRUE|FALSE",
     )
@@ -216,7 +222,10 @@ class EngineArgs:
         is_flag=True,
     )
 
+    left_open: tuple[str, ...] = ()
+
     def __post_init__(self) -> None:
+        self._note_left_open()
         check_types(self)
         if not self.model:
             raise ConfigError("--model is empty; give a checkpoint folder or the id of a hub")
@@ -240,6 +249,18 @@ class EngineArgs:
         _require_one_of("tokenizer_mode", self.tokenizer_mode, TOKENIZER_MODES)
         _require_one_of("paged_attention_block_size", self.paged_attention_block_size, BLOCK_SIZES)
 
+    def _note_left_open(self) -> None:
+        """Turns what the parsers return for `none` into None, and remembers where."""
+        names = [entry.name for entry in options_of(type(self))]
+        for name in self.left_open:
+            if name not in names:
+                raise ConfigError(f"left_open must name engine options, got {name!r}")
+        found = [name for name in names if getattr(self, name) is LeftOpen.LEFT_OPEN]
+        for name in found:
+            object.__setattr__(self, name, None)
+        if found:
+            object.__setattr__(self, "left_open", (*self.left_open, *found))
+
     @classmethod
     def add_cli_args(cls, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         """Adds every option to an argparse parser and returns it."""
@@ -248,7 +269,7 @@ class EngineArgs:
     @classmethod
     def from_cli_args(cls, args: argparse.Namespace) -> EngineArgs:
         """Takes the options from a parsed namespace, which may hold other names too."""
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = [entry.name for entry in options_of(cls)]
         return cls(**{name: getattr(args, name) for name in names})
 
 

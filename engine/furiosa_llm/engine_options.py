@@ -35,3 +35,4 @@ class EngineOptions(TypedDict, total=False):
     is_offline: bool | None
     trust_remote_code: bool
     allow_pickle: bool
+    left_open: tuple[str, ...]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import enum
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,6 +58,21 @@ def parse_optional(parse: Callable[[str], object]) -> Callable[[str], object]:
 
     def parse_or_none(text: str) -> object:
         return None if text.strip().lower() == "none" else parse(text)
+
+    return parse_or_none
+
+
+class LeftOpen(enum.Enum):
+    """What a parser returns where the engine is to choose, whatever an artifact says."""
+
+    LEFT_OPEN = "none"
+
+
+def parse_or_leave_open(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """Wraps a parser so that `None` and `none` leave the choice to the engine."""
+
+    def parse_or_none(text: str) -> object:
+        return LeftOpen.LEFT_OPEN if text.strip().lower() == "none" else parse(text)
 
     return parse_or_none
 
@@ -137,7 +153,7 @@ def check_types(owner: Any) -> None:
     """
     for field in dataclasses.fields(owner):
         wanted, value = str(field.type), getattr(owner, field.name)
-        kinds = wanted.split(" | ")
+        kinds = [kind.partition("[")[0] for kind in wanted.split(" | ")]
         kind = "None" if value is None else type(value).__name__
         if kind not in kinds and not (kind == "int" and "float" in kinds):
             raise ConfigError(
@@ -156,13 +172,15 @@ def add_arguments(owner: type, parser: argparse.ArgumentParser) -> argparse.Argu
                 help=entry.help,
             )
             continue
+        # argparse looks for what the parser made of a text, which need not be a choice any more.
+        choices = entry.choices if entry.parse is str else ()
         parser.add_argument(
             entry.flag,
             type=_named(entry.parse),
             default=entry.default,
             required=entry.required,
-            choices=entry.choices or None,
-            metavar=entry.metavar,
+            choices=choices or None,
+            metavar=entry.metavar or (None if choices else "|".join(entry.choices) or None),
             help=entry.help,
         )
     return parser

@@ -10,6 +10,7 @@ import pytest
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.options import options_of
 from furiosa_llm_cli.main import cli
+from tests.cli.cli_factories import REQUIRED, FakeBatch, invoke
 
 OPTIONS = (
     *("--model", "--tokenizer", "--tokenizer-mode", "--seed", "--devices"),
@@ -95,3 +96,17 @@ def test_is_offline_means_what_it_reads_for_argparse_as_well(text: str, value: b
     namespace = make_parser().parse_args(["--model", "m", "--is-offline", text])
 
     assert EngineArgs.from_cli_args(namespace).is_offline is value
+
+
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [((), {"FURIOSA_LLM_RUN_QUANTIZATION": "none"}), (("--quantization", "none"), {})],
+)
+def test_none_leaves_an_option_to_the_engine(
+    args: tuple[str, ...], env: dict[str, str], batch: FakeBatch
+) -> None:
+    outcome = invoke("run", *REQUIRED, *args, env=env)
+
+    assert outcome.exit_code == 0, outcome.stderr
+    assert batch.job.engine_args.quantization is None
+    assert batch.job.engine_args.left_open == ("quantization",)

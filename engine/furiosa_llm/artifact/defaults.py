@@ -45,7 +45,11 @@ def resolve_engine_args(args: EngineArgs) -> EngineArgs:
     if not is_artifact(folder):
         return args
     defaults = _defaults(read_artifact(folder))
-    taken = {name: value for name, value in defaults.items() if getattr(args, name) is None}
+    taken = {
+        name: value
+        for name, value in defaults.items()
+        if getattr(args, name) is None and name not in args.left_open
+    }
     if args.dtype == "auto":
         taken["dtype"] = defaults["dtype"]
     return dataclasses.replace(args, **taken)

@@ -45,7 +45,7 @@ def find_model(model: str, *, revision: str | None = None, allow_pickle: bool = 
 
 def hide_downloads() -> None:
     """Draws no bars of downloads, in this process: a run has a display of its own."""
-    from huggingface_hub.utils import disable_progress_bars  # takes a while to load
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # takes a while to load
 
     disable_progress_bars()
 

@@ -46,7 +46,7 @@ class BuildOptions:
         "rounded when it is loaded.",
         parse=parse_optional(str),
         default=None,
-        choices=QUANTIZATIONS,
+        choices=(*QUANTIZATIONS, "none"),
     )
     quantization_artifact_path: str | None = option(
         "Folder of quantised weights; refused, since those made elsewhere cannot be read yet.",

@@ -58,6 +58,7 @@ def describe_batch(job: BatchJob, source: RowSource) -> Manifest:
         raise ModelLoadError(str(error)) from error
     inputs = describe_inputs(source)
     asked = dataclasses.asdict(args)
+    del asked["left_open"]  # it has done its part
     names = ("prompt_column", "params_column", "template")
     of_columns = {name: getattr(job.columns, name) for name in names}
     others = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -68,6 +69,43 @@ def test_what_is_given_wins_then_the_artifact_then_the_default(
 def test_the_options_of_anything_but_an_artifact_stay_as_they_are(tmp_path: Path) -> None:
     args = EngineArgs(model=str(tmp_path))
     assert resolve_engine_args(args) is args
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("devices", "npu:0"),
+        ("tensor_parallel_size", 4),
+        ("quantization", "int8"),
+        ("max_model_len", 64),
+        ("prefill_chunk_size", 16),
+        ("is_offline", True),
+    ],
+)
+def test_what_is_given_as_none_is_left_to_the_engine(
+    name: str, value: object, tmp_path: Path
+) -> None:
+    own: dict[str, Any] = {name: value}
+    if name in OF_RUNTIME:
+        write_artifact(tmp_path, RuntimeConfig(**own), data_parallel_size=2)
+    else:
+        write_artifact(tmp_path, data_parallel_size=2, **own)
+    parser = EngineArgs.add_cli_args(argparse.ArgumentParser())
+    flag = "--" + name.replace("_", "-")
+    namespace = parser.parse_args(["--model", str(tmp_path), flag, "none"])
+    told = EngineArgs(model=str(tmp_path), left_open=(name,))
+
+    for args in (EngineArgs.from_cli_args(namespace), told):
+        resolved = resolve_engine_args(args)
+        assert getattr(resolved, name) is None
+        assert resolved.data_parallel_size == 2
+        assert resolve_engine_args(resolved) == resolved
+    assert getattr(resolve_engine_args(EngineArgs(model=str(tmp_path))), name) == value
+
+
+def test_only_options_can_be_left_open() -> None:
+    with pytest.raises(ConfigError, match="left_open must name engine options, got 'max_len'"):
+        EngineArgs(model="m", left_open=("max_len",))
 
 
 def test_sizes_that_no_one_gave_are_256_requests_and_1024_tokens() -> None:
