@@ -249,6 +249,11 @@ class EngineArgs:
         _require_one_of("tokenizer_mode", self.tokenizer_mode, TOKENIZER_MODES)
         _require_one_of("paged_attention_block_size", self.paged_attention_block_size, BLOCK_SIZES)
 
+    def dtype_on(self, device_type: str) -> str:
+        """Returns the type of what is not quantised on a `cpu` or `cuda`; `auto` is the model's."""
+        is_auto = self.quantization is not None or self.dtype == "auto"
+        return "float32" if device_type == "cpu" and is_auto else self.dtype
+
     def _note_left_open(self) -> None:
         """Turns what the parsers return for `none` into None, and remembers where."""
         names = [entry.name for entry in options_of(type(self))]

@@ -99,6 +99,19 @@ def test_a_change_that_matters_is_refused_before_the_model_is_loaded(
     assert seen == []
 
 
+def test_a_gpu_that_came_or_went_is_refused(job: BatchJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = dataclasses.replace(ENGINE, devices=None, data_parallel_size=1)
+    job = dataclasses.replace(job, engine_args=args)
+    stopped(job, lambda progress: progress.num_done >= 12)
+    monkeypatch.setattr("furiosa_llm.batch.manifest.count_gpus", lambda: 1)
+
+    with pytest.raises(ConfigError) as error:
+        run_batch_job(job)
+
+    assert 'computed_on was "cpu", is now "cuda"' in str(error.value)
+    assert 'computed_in was "float32", is now "auto"' in str(error.value)
+
+
 def test_an_input_that_moved_is_the_same_input(job: BatchJob, tmp_path: Path) -> None:
     stopped(job, lambda progress: progress.num_done >= 12)
     copy = tmp_path / "copy.jsonl"

@@ -34,3 +34,19 @@ def test_a_wrong_value_is_refused_with_its_name(option: str, value: Any, message
 
 def test_a_whole_number_will_do_where_a_ratio_is_wanted() -> None:
     assert EngineArgs(model="m", spare_blocks_ratio=0).spare_blocks_ratio == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "on_cpu", "on_gpu"),
+    [
+        ({}, "float32", "auto"),
+        ({"dtype": "bfloat16"}, "bfloat16", "bfloat16"),
+        ({"quantization": "int8", "dtype": "bfloat16"}, "float32", "bfloat16"),
+    ],
+)
+def test_the_type_is_float32_on_a_cpu_unless_another_can_be_had(
+    changes: dict[str, Any], on_cpu: str, on_gpu: str
+) -> None:
+    args = EngineArgs(model="m", **changes)
+
+    assert (args.dtype_on("cpu"), args.dtype_on("cuda")) == (on_cpu, on_gpu)

@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 
 from furiosa_llm.batch.job import BatchJob
+from furiosa_llm.config import EngineArgs
 from furiosa_llm.dataset.hashing import hash_model, hash_text, hash_tokenizer
 from furiosa_llm.dataset.manifest import InputFile, Manifest, describe_inputs
 from furiosa_llm.dataset.reader import RowSource
 from furiosa_llm.devices import parse_devices
 from furiosa_llm.errors import DatasetError, ModelLoadError
 from furiosa_llm.llm_engine import LLMEngine
+from furiosa_llm.machine_limits import count_gpus
 from furiosa_llm.sampling_params import SamplingParams
 
 # They change when and where an answer is computed, not what it is.
@@ -75,6 +77,7 @@ def describe_batch(job: BatchJob, source: RowSource) -> Manifest:
         "devices": _kinds(args.devices),
         "input": [_content(file) for file in inputs],
         "shard": str(source.shard),
+        **_arithmetic(args),
     }
     return Manifest(
         model=args.model,
@@ -110,6 +113,13 @@ def _params_identity(params: SamplingParams) -> dict[str, object]:
     values.pop("output_kind")
     values["sampling_seed"] = values.pop("seed")  # `seed` is the engine's
     return values
+
+
+def _arithmetic(args: EngineArgs) -> dict[str, object]:
+    """What the model computes on and in, whether that was asked for or found here."""
+    kinds = _kinds(args.devices) or ["cuda" if count_gpus() else "cpu"]
+    device = "cuda" if kinds == ["cuda"] else "cpu"  # where NPUs are emulated, too
+    return {"computed_on": device, "computed_in": args.dtype_on(device)}
 
 
 def _kinds(devices: str | None) -> list[str] | None:

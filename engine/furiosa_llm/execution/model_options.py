@@ -63,11 +63,7 @@ def _is_float32(args: EngineArgs) -> bool:
 
 def dtype_of(args: EngineArgs, device: torch.device) -> torch.dtype | None:
     """Returns the type of weights and activations that are not quantised; None for the model's."""
-    if device.type == "cpu" and (args.quantization is not None or args.dtype == "auto"):
-        return torch.float32
-    if args.dtype == "auto":
-        return None
-    return _DTYPES[args.dtype]
+    return _DTYPES.get(args.dtype_on(device.type))
 
 
 def choose_max_model_len(args: EngineArgs, loaded: LoadedModel) -> int:
