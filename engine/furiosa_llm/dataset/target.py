@@ -15,6 +15,11 @@ FOLDER_MANIFEST = "_manifest.json"
 
 _OWN_FILE = re.compile(r"part-\d+\.parquet|_manifest\.json")
 
+_OTHER_FORMATS = frozenset(
+    {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".xlsx", ".arrow", ".feather"}
+    | {".gz", ".zst", ".bz2", ".xz", ".zip"}
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputTarget:
@@ -77,7 +82,8 @@ def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool)
         overwrite: Whether an earlier output may be there.
 
     Raises:
-        ConfigError: The output is one of the inputs, or the folder of one.
+        ConfigError: The output is one of the inputs, or the folder of one, or has the name of a
+            file of another format.
         DatasetError: Something is there already, or the folder is missing or not writable.
     """
     target = OutputTarget.of(output)
@@ -87,6 +93,13 @@ def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool)
         raise ConfigError(f"--output {output} has no name of its own; name a file or a new folder")
     for path in inputs:
         _check_input(path, target)
+    name = Path(output)
+    if name.suffix.lower() in _OTHER_FORMATS and not target.is_folder:
+        stem = str(name.with_suffix("")).removesuffix(".parquet")
+        raise ConfigError(
+            f"--output {output} would hold Parquet, which is not what {name.suffix} promises; give "
+            f"it a name such as {stem}.parquet"
+        )
     check_replaceable(target, overwrite=overwrite)
     _check_parent(target.path.parent)
     return target

@@ -103,6 +103,28 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(folder: Path) -> None:
     assert target.path == (folder / "real.parquet").resolve()
 
 
+@pytest.mark.parametrize(
+    ("output", "better"),
+    [
+        ("out.jsonl", "out.parquet"),
+        ("some/out.CSV", "some/out.parquet"),
+        ("out.json", "out.parquet"),
+        ("out.parquet.gz", "out.parquet"),
+    ],
+)
+def test_a_name_of_another_format_is_refused(folder: Path, output: str, better: str) -> None:
+    (folder / "some").mkdir()
+
+    with pytest.raises(ConfigError, match=f"would hold Parquet, .* a name such as {better}$"):
+        check_output(output, [], overwrite=False)
+
+
+@pytest.mark.parametrize("output", ["out", "out.v2", "out.PARQUET", "out.jsonl/"])
+def test_any_other_name_is_allowed(folder: Path, output: str) -> None:
+    assert check_output(output, [], overwrite=False).path.parent == Path()
+    assert list(folder.iterdir()) == []
+
+
 def test_standard_output_is_refused() -> None:
     with pytest.raises(ConfigError, match="Parquet cannot be streamed"):
         check_output("-", [], overwrite=False)
