@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import click
@@ -24,7 +25,24 @@ class SectionedOption(click.Option):
 
 
 class SectionedCommand(click.Command):
-    """A command whose help has one heading for each section."""
+    """A command whose help has one heading for each section.
+
+    An option that takes one value is refused where it is given twice.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the command line into the context."""
+        given = list(args)  # what is read is taken out
+        rest = super().parse_args(ctx, args)
+        _, _, order = self.make_parser(ctx).parse_args(given)
+        for param, number in Counter(order).items():
+            if number > 1 and _takes_one_value(param):
+                raise click.UsageError(
+                    f"{max(param.opts, key=len)} is given {number} times, and one of them would "
+                    "win; give it once",
+                    ctx,
+                )
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options, section by section."""
@@ -39,3 +57,7 @@ class SectionedCommand(click.Command):
             if entries:
                 with formatter.section(section):
                     formatter.write_dl(entries)
+
+
+def _takes_one_value(param: click.Parameter) -> bool:
+    return isinstance(param, click.Option) and not (param.multiple or param.count or param.is_flag)

@@ -130,7 +130,8 @@ def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
         "help_option_names": ["-h", "--help"],
     },
     epilog="Every option can also be set in the environment, as FURIOSA_LLM_RUN_MODEL for --model "
-    "of run, or in a file (--config).",
+    "of run, or in a file (--config). FURIOSA_LLM_RUN_STOP is one string or a JSON list of them; "
+    "other options that may be given several times have spaces between their values.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,19 @@ class ParsedChoice(click.Choice):  # type: ignore[type-arg]  # as above
     ) -> object:
         """Reads a word."""
         return self._parse(super().convert(value, param, ctx))
+
+
+class TextsType(click.types.StringParamType):
+    """A text of an option that may be given several times."""
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """Reads a variable: a JSON list of texts, or one text, which may hold spaces."""
+        try:
+            values = json.loads(rv)
+        except ValueError:
+            return [rv]
+        is_list = isinstance(values, list) and all(isinstance(value, str) for value in values)
+        return values if is_list else [rv]
 
 
 class TemplateType(click.ParamType):  # type: ignore[type-arg]  # as above
@@ -153,7 +167,7 @@ def click_type(entry: Option) -> click.ParamType:  # type: ignore[type-arg]  # a
     if entry.choices:
         return ParsedChoice(entry.choices, entry.parse)
     if entry.parse is str:
-        return click.STRING
+        return TextsType() if entry.multiple else click.STRING
     return ParsedType(entry.parse, entry.metavar or _METAVARS.get(entry.parse, "SIZE"))
 
 

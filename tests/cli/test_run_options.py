@@ -245,3 +245,61 @@ def test_an_empty_model_is_refused(batch: FakeBatch) -> None:
 
     assert (outcome.exit_code, batch.jobs) == (2, [])
     assert outcome.stderr.startswith("Error: --model is empty; ")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("-i", "other.jsonl"), "Error: --input is given 2 times, and one of them would win"),
+        (("-m", "n", "--model", "o"), "Error: --model is given 3 times"),
+        (("--seed=1", "--seed", "1"), "Error: --seed is given 2 times"),
+    ],
+)
+def test_an_option_of_one_value_is_refused_if_given_twice(
+    args: tuple[str, ...], message: str, batch: FakeBatch
+) -> None:
+    outcome = invoke("run", *REQUIRED, *args)
+
+    assert outcome.exit_code == 2
+    assert outcome.stderr.startswith(message)
+    assert batch.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [
+        (("--overwrite", "--overwrite", "-v", "-v"), {}),
+        (("--enable-prefix-caching", "--no-enable-prefix-caching"), {}),
+        (("--stop", "a", "--stop", "a"), {}),
+        ((), {"FURIOSA_LLM_RUN_INPUT": "other.jsonl"}),
+    ],
+)
+def test_what_may_be_given_twice_may(
+    args: tuple[str, ...], env: dict[str, str], batch: FakeBatch
+) -> None:
+    outcome = invoke("run", *REQUIRED, *args, env=env)
+
+    assert outcome.exit_code == 0, outcome.stderr
+    assert batch.job.input == "in.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("value", "stop"),
+    [
+        ("The end", ("The end",)),
+        (" ", (" ",)),
+        ('["\\n\\n", "The end"]', ("\n\n", "The end")),
+        ("[END]", ("[END]",)),
+        ("[1]", ("[1]",)),
+        ('"', ('"',)),
+    ],
+)
+def test_a_variable_is_one_stop_string_or_a_list(
+    value: str, stop: tuple[str, ...], batch: FakeBatch
+) -> None:
+    env = {"FURIOSA_LLM_RUN_STOP": value, "FURIOSA_LLM_RUN_STOP_TOKEN_IDS": "7 8"}
+    outcome = invoke("run", *REQUIRED, env=env)
+
+    assert outcome.exit_code == 0, outcome.stderr
+    assert batch.job.sampling_params.stop == stop
+    assert batch.job.sampling_params.stop_token_ids == (7, 8)
