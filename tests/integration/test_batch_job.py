@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -59,6 +60,17 @@ def test_the_samples_are_answered_right(tmp_path: Path) -> None:
     assert [example.request_id for example in summary.examples] == [
         row["request_id"] for row in rows[:3]
     ]
+
+
+def test_a_right_answer_may_be_a_time_that_python_lacks(tmp_path: Path) -> None:
+    whens = pa.array([2**60, None], pa.timestamp("us"))
+    pq.write_table(pa.table({"prompt": ["a", "b"], "when": whens}), tmp_path / "in.parquet")
+    job = make_job(tmp_path, tmp_path / "in.parquet", expected_column="when", num_examples=1)
+
+    summary = run_batch_job(job)
+
+    assert (summary.num_expected, summary.num_right) == (1, 0)
+    assert summary.examples[0].expected == f"{2**60} (timestamp[us])"
 
 
 def test_a_bad_row_is_an_error_row_and_touches_no_other(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from furiosa_llm.batch.summary import BatchSummary, Example, FirstError, Progress
 from furiosa_llm.config import CacheConfig
 from furiosa_llm.dataset.answer import AnswerRow
+from furiosa_llm.dataset.arrow_values import value_text
 from furiosa_llm.dataset.saved_parts import SavedRows
 from furiosa_llm.outputs import StepStats
 
@@ -186,4 +187,4 @@ class Tally:
         if self.expected_column is None:
             return None
         expected = answer.carried.get(self.expected_column)
-        return None if expected is None else str(expected)
+        return None if expected is None else value_text(expected)

@@ -33,6 +33,21 @@ def scalar_text(scalar: pa.Scalar) -> str:
     return f"{getattr(scalar, 'value', '?')} ({scalar.type})"
 
 
+def value_text(value: object) -> str:
+    """Writes a column's value as `str` does, whatever of Arrow is in it."""
+    return str(_with_texts(value))
+
+
+def _with_texts(value: object) -> object:
+    if isinstance(value, pa.Scalar):
+        return scalar_text(value)
+    if isinstance(value, dict):
+        return {name: _with_texts(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_texts(item) for item in value]
+    return tuple(map(_with_texts, value)) if isinstance(value, tuple) else value
+
+
 def _outer_value(scalar: pa.Scalar) -> object:
     if isinstance(scalar, pa.MapScalar):
         entries = [(entry[0], entry[1]) for entry in scalar.values]

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from furiosa_llm.dataset.arrow_values import python_value, scalar_text
+from furiosa_llm.dataset.arrow_values import python_value, scalar_text, value_text
 from furiosa_llm.dataset.failed_rows import FailedRowsWriter
 from furiosa_llm.dataset.json_text import to_json
 from furiosa_llm.dataset.prompts import shortened
@@ -31,6 +32,20 @@ def test_any_value_of_arrow_becomes_text(scalar: pa.Scalar, text: str) -> None:
     assert scalar_text(scalar) == text
     assert to_json({"a": [scalar]}) == f'{{"a":["{text}"]}}'
     assert len(shortened(scalar)) < 120
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (LONG_AGO, "-27032-08-17T21:30:06.846976Z"),
+        ([LONG_AGO, 1], "['-27032-08-17T21:30:06.846976Z', 1]"),
+        ({"a": [("k", LONG_AGO)]}, "{'a': [('k', '-27032-08-17T21:30:06.846976Z')]}"),
+        (datetime.datetime(2026, 1, 2, 3), "2026-01-02 03:00:00"),
+        (71, "71"),
+    ],
+)
+def test_any_value_of_a_column_becomes_text(value: object, text: str) -> None:
+    assert value_text(value) == text
 
 
 def test_only_what_python_lacks_stays_a_value_of_arrow() -> None:
