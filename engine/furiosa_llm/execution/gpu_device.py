@@ -11,6 +11,7 @@ from furiosa_llm.execution.cuda_graphs import CudaGraphRecorder
 from furiosa_llm.execution.decode_graphs import GraphRecorder
 from furiosa_llm.execution.gpu_memory import CudaMemory, MemoryReader
 from furiosa_llm.modeling.attention_gpu import PagedKernel, kernels_of_this_torch
+from furiosa_llm.modeling.gpu_layer_kernels import LayerKernels, layer_kernels_of_this_torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +23,14 @@ class GpuDevice:
         memory: Tells of its memory.
         recorder: Records what it is told to do.
         kernels: Attention kernels, the preferred first.
+        layer_kernels: Those of what lies between products; plain torch does without.
     """
 
     device: torch.device
     memory: MemoryReader
     recorder: GraphRecorder
     kernels: tuple[PagedKernel, ...]
+    layer_kernels: LayerKernels | None = None
 
     @classmethod
     def of(cls, device: torch.device) -> Self:
@@ -37,4 +40,5 @@ class GpuDevice:
             memory=CudaMemory(device),
             recorder=CudaGraphRecorder(device),
             kernels=tuple(kernels_of_this_torch()),
+            layer_kernels=layer_kernels_of_this_torch(),
         )

@@ -18,9 +18,12 @@ from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape, defau
 from furiosa_llm.execution.gpu_device import GpuDevice
 from furiosa_llm.execution.step_queue import StepRunner
 from furiosa_llm.execution.token_caches import block_bytes
+from furiosa_llm.modeling.gpu_layer_kernels import LayerKernels
 from furiosa_llm.modeling.joined_mlp import join_mlps
 from furiosa_llm.modeling.joined_projections import join_projections
 from furiosa_llm.modeling.loader import LoadedModel
+from furiosa_llm.modeling.one_kernel_norms import swap_norms
+from furiosa_llm.modeling.one_kernel_rotary import swap_rotaries
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import (
@@ -63,15 +66,29 @@ def move_to_gpu(model: torch.nn.Module, gpu: GpuDevice) -> None:
         ) from error
 
 
-def join_linears(loaded: LoadedModel, make_trial_runner: Callable[[], StepRunner]) -> None:
-    """Lets linear layers of one input be one product, where trials agree.
+def use_fewer_kernels(
+    loaded: LoadedModel,
+    make_trial_runner: Callable[[], StepRunner],
+    layer_kernels: LayerKernels | None,
+) -> None:
+    """Lets linear layers of one input be one product, and what lies between products one kernel.
+
+    That is done where trials agree.
 
     Args:
         loaded: The model, on the GPU.
         make_trial_runner: Makes what runs the model with a cache of one block.
+        layer_kernels: Those of what lies between products, if the GPU has any.
     """
-    join_mlps(loaded.model)
-    join_projections(loaded.layers, lambda: make_trial_runner().launch(_FEW_TOKENS).result())
+
+    def run() -> None:
+        make_trial_runner().launch(_FEW_TOKENS).result()
+
+    join_mlps(loaded.model, layer_kernels)
+    join_projections(loaded.layers, run)
+    if layer_kernels is not None:
+        swap_norms(loaded.model, layer_kernels)
+        swap_rotaries(loaded.layers, layer_kernels, run)
 
 
 def choose_num_blocks(

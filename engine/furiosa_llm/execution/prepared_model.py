@@ -37,6 +37,8 @@ from furiosa_llm.modeling import (
     products,
 )
 from furiosa_llm.modeling.attention_cpu import CpuAttention
+from furiosa_llm.modeling.attention_gpu import GpuAttention
+from furiosa_llm.modeling.cache_store import CacheStore
 from furiosa_llm.modeling.core_threads import CoreThreads
 from furiosa_llm.modeling.fusion import use_threads
 from furiosa_llm.modeling.kernel_cache import keep_compiled
@@ -173,7 +175,7 @@ class PreparedModel:
             block_size=cache_config.block_size,
             dtype=self.loaded.model.dtype,
             device=gpu.device,
-            kernels=gpu.kernels,
+            attention=GpuAttention(gpu.kernels, CacheStore(gpu.layer_kernels)),
         )
         return gpu_start.decode_graphs(self.decode_shapes, gpu, cache_config)
 
@@ -245,7 +247,7 @@ def prepare_on_gpu(
         PreparedModel.of, args, loaded, max_model_len=max_model_len, device=gpu.device, gpu=gpu
     )
     make_trial_runner = place(num_blocks=1).make_runner
-    gpu_start.join_linears(loaded, make_trial_runner)
+    gpu_start.use_fewer_kernels(loaded, make_trial_runner, gpu.layer_kernels)
     if args.quantization is not None:
         quantize_linears(loaded.model, args.quantization)
     num_blocks = gpu_start.choose_num_blocks(

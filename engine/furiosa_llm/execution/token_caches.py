@@ -8,7 +8,7 @@ import torch
 
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.modeling import paged_attention
-from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel
+from furiosa_llm.modeling.attention_gpu import GpuAttention
 from furiosa_llm.modeling.layer_cache import LayerShape
 from furiosa_llm.modeling.paged_attention import AttentionLayer, CurrentStep
 from furiosa_llm.modeling.token_cache import TokenCache, token_bytes
@@ -27,7 +27,7 @@ def bind_token_caches(
     block_size: int,
     dtype: torch.dtype,
     device: torch.device,
-    kernels: Sequence[PagedKernel],
+    attention: GpuAttention,
 ) -> list[TokenCache]:
     """Reserves the cache of every layer and lets the layers attend with it.
 
@@ -40,7 +40,7 @@ def bind_token_caches(
         block_size: Tokens in a block.
         dtype: Of keys and values.
         device: Where they lie.
-        kernels: What may attend, the preferred first.
+        attention: What the layers attend with.
 
     Raises:
         ConfigError: The device has too little memory.
@@ -63,5 +63,5 @@ def bind_token_caches(
             "though they seemed to fit: lower --gpu-memory-utilization or "
             "--paged-attention-num-blocks"
         ) from error
-    paged_attention.bind(layers, caches, current_step, GpuAttention(kernels))
+    paged_attention.bind(layers, caches, current_step, attention)
     return caches

@@ -15,6 +15,7 @@ import torch
 from furiosa_llm.modeling.attention_gathered import attend_gathered
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.attention_varlen import VarlenAttention
+from furiosa_llm.modeling.cache_store import CacheStore
 from furiosa_llm.modeling.step_layout import StepLayout, make_layout
 from furiosa_llm.modeling.token_cache import TokenCache
 
@@ -46,9 +47,10 @@ class PagedKernel(Protocol):
 class GpuAttention:
     """Paged attention over `TokenCache`. See `AttentionBackend`."""
 
-    def __init__(self, kernels: Sequence[PagedKernel]) -> None:
+    def __init__(self, kernels: Sequence[PagedKernel], store: CacheStore | None = None) -> None:
         """Takes kernels, the preferred first. Plain torch serves what none of them does."""
         self._kernels = kernels
+        self._store = store or CacheStore(None)
         self._chosen: dict[_Variant, PagedKernel | None] = {}
 
     def __call__(
@@ -61,7 +63,7 @@ class GpuAttention:
         params: AttentionParams,
     ) -> torch.Tensor:
         """Stores keys [T, K, D] and values [T, K, E], then attends: [T, H, D] -> [T, H, E]."""
-        cache.store(layout.slot_mapping, key, value)
+        self._store(cache, layout.slot_mapping, key, value)
         kernel = self._kernel_for(query, cache, params)
         if kernel is None:
             return attend_gathered(query, cache, layout, params)

@@ -21,7 +21,7 @@ from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.execution.stopwatches import HostStopwatch
 from furiosa_llm.execution.token_caches import bind_token_caches
 from furiosa_llm.execution.token_chooser import TokenChooser
-from furiosa_llm.modeling.attention_gpu import PagedKernel
+from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.modeling.token_cache import TokenCache
@@ -96,7 +96,7 @@ class GpuPath:
             block_size=block_size,
             dtype=torch.float32,
             device=device,
-            kernels=kernels,
+            attention=GpuAttention(kernels),
         )
         tokenizer = Tokenizer.from_engine_args(args)
         graphs = None

@@ -12,6 +12,7 @@ from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.execution.sampler import NO_TOKEN, sample
 from furiosa_llm.execution.token_caches import bind_token_caches
+from furiosa_llm.modeling.attention_gpu import GpuAttention
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from tests.unit.gpu.gpu_factories import KINDS, make_sampling, make_share, make_step
@@ -33,7 +34,7 @@ def test_a_forward_pass_does_not_wait(name: str, checkpoint: Callable[[str], Pat
         block_size=16,
         dtype=torch.float32,
         device=CPU,
-        kernels=(),
+        attention=GpuAttention(()),
     )
     step = make_step(
         make_share(0, (5,), start=3, block_ids=(1,)),
