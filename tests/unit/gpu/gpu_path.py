@@ -14,6 +14,7 @@ from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape, Work
 from furiosa_llm.execution.forward_pass import ForwardPass
+from furiosa_llm.execution.gpu_start import use_fewer_kernels
 from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.execution.model_runner import ModelRunner
@@ -22,6 +23,8 @@ from furiosa_llm.execution.stopwatches import HostStopwatch
 from furiosa_llm.execution.token_caches import bind_token_caches
 from furiosa_llm.execution.token_chooser import TokenChooser
 from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel
+from furiosa_llm.modeling.cache_store import CacheStore
+from furiosa_llm.modeling.gpu_layer_kernels import LayerKernels
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.modeling.token_cache import TokenCache
@@ -71,10 +74,14 @@ class GpuPath:
         shapes: Sequence[DecodeShape] | None = None,
         recording: Recording | None = None,
         kernels: Sequence[PagedKernel] = (),
+        layer_kernels: LayerKernels | None = None,
         late: LateDevice | None = None,
         **options: Any,
     ) -> GpuPath:
-        """Graphs are recorded if there are shapes for them; steps take long on a late device."""
+        """Graphs are recorded if there are shapes for them; steps take long on a late device.
+
+        With kernels for what lies between products, modules are swapped as on a GPU.
+        """
         args = EngineArgs(
             model=str(path),
             paged_attention_num_blocks=num_blocks,
@@ -96,7 +103,7 @@ class GpuPath:
             block_size=block_size,
             dtype=torch.float32,
             device=device,
-            attention=GpuAttention(kernels),
+            attention=GpuAttention(kernels, CacheStore(layer_kernels)),
         )
         tokenizer = Tokenizer.from_engine_args(args)
         graphs = None
@@ -115,6 +122,8 @@ class GpuPath:
             graphs=graphs,
             start_watch=late.start_watch if late else HostStopwatch,
         )
+        if layer_kernels is not None:
+            use_fewer_kernels(loaded, lambda: runner, layer_kernels)
         executor: StepExecutor = queue_for(runner, num_in_flight, device_type="cuda")
         core = EngineCore(
             executor=late.over(executor) if late else executor, tokenizer=tokenizer, limits=limits

@@ -10,40 +10,30 @@ from pathlib import Path
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")  # torch's builds for CPUs come without it
-tl = pytest.importorskip("triton.language")
+pytest.importorskip("triton")  # torch's builds for CPUs come without it
 
-from furiosa_llm.execution.decode_graphs import DecodeShape  # noqa: E402
-from furiosa_llm.modeling.attention_params import AttentionParams  # noqa: E402
-from furiosa_llm.modeling.attention_triton import (  # noqa: E402
+from furiosa_llm.execution.decode_graphs import DecodeShape
+from furiosa_llm.modeling.attention_params import AttentionParams
+from furiosa_llm.modeling.attention_triton import (
     TritonAttention,
     num_parts_for,
 )
-from furiosa_llm.sampling_params import SamplingParams  # noqa: E402
-from tests.fresh_process import run_code  # noqa: E402
-from tests.unit.gpu.gpu_path import GpuPath  # noqa: E402
-from tests.unit.gpu.test_gpu_attention import (  # noqa: E402
+from furiosa_llm.sampling_params import SamplingParams
+from tests.fresh_process import run_code
+from tests.unit.gpu.gpu_path import GpuPath
+from tests.unit.gpu.test_gpu_attention import (
     CHUNKS,
     DECODES,
     MIXED,
     VARIANTS,
     make_problem,
 )
-
-
-@triton.jit
-def _count(stop, result):  # type: ignore[no-untyped-def]
-    for index in range(tl.load(stop)):
-        tl.store(result, index)
+from tests.unit.gpu.triton_interpreter import skip_without_interpreter
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _interpreter() -> None:
-    """Skips where the interpreter of this Triton does not get along with this NumPy."""
-    try:
-        _count[(1,)](torch.tensor([2]), torch.zeros(1))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is not about our kernel
-        pytest.skip(f"Triton's interpreter fails: {error}")
+    skip_without_interpreter()
 
 
 @pytest.mark.parametrize("block_size", [16, 128])
