@@ -68,6 +68,8 @@ class LayerKernels(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Rotary position embedding of queries [1, H, T, D] and keys [1, K, T, D].
 
+        What it returns lies token by token, as attention reads it.
+
         Args:
             query: Of any strides but the last.
             key: Likewise.

@@ -67,7 +67,7 @@ def join_mlps(model: nn.Module, kernels: LayerKernels | None = None) -> int:
     found = [
         name
         for name, module in model.named_modules()
-        if dict(module.named_children()).keys() in known
+        if frozenset(dict(module.named_children())) in known
     ]
     num_joined = 0
     for name in found:  # by name, so that weights are given back one module after the other

@@ -75,4 +75,5 @@ def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     turned, rest = heads[..., :size].float(), heads[..., size:]
     first, second = turned.chunk(2, -1)
     turned = turned * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
-    return torch.cat([turned.to(heads.dtype), rest], -1)
+    rotated = torch.cat([turned.to(heads.dtype), rest], -1)
+    return rotated.transpose(1, 2).contiguous().transpose(1, 2)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _count(stop, result):  # type: ignore[no-untyped-def]
     for index in range(tl.load(stop)):
         tl.store(result, index)
