@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,11 @@ from furiosa_llm.execution.sampler import sample
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel, kernels_of_this_torch
 from furiosa_llm.modeling.attention_params import AttentionParams
+from furiosa_llm.modeling.gpu_layer_kernels import (
+    GateKind,
+    LayerKernels,
+    layer_kernels_of_this_torch,
+)
 from furiosa_llm.modeling.quantized_linear import quantize_linears
 from furiosa_llm.modeling.step_layout import make_layout
 from furiosa_llm.modeling.token_cache import TokenCache
@@ -23,11 +29,13 @@ from furiosa_llm.sampling_params import SamplingParams
 from tests.checkpoints import VOCAB_SIZE
 from tests.factories import answer_all
 from tests.unit.gpu.gpu_factories import KINDS, make_sampling
+from tests.unit.gpu.plain_layer_kernels import PlainLayerKernels
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
 ]
+GATE_KINDS: tuple[GateKind, ...] = ("silu", "gelu", "gelu_tanh")
 GPU = torch.device("cuda:0")
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 SEEDED = SamplingParams(temperature=0.8, top_p=0.9, max_tokens=24, ignore_eos=True)
@@ -115,6 +123,39 @@ def test_a_kernel_is_found_to_agree_on_this_gpu(
 
     assert not torch.equal(output, expected)  # else the kernel was not used
     torch.testing.assert_close(output, expected, rtol=2e-2, atol=5e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_kernels_between_products_say_what_plain_torch_says(dtype: torch.dtype) -> None:
+    kernels, plain = layer_kernels_of_this_torch(), PlainLayerKernels()
+    assert kernels is not None
+    make = functools.partial(torch.randn, dtype=dtype, device=GPU)
+    product, cos, sin = make(1, 5, 48 * 128), make(1, 5, 128), make(1, 5, 128)
+    query, key, value = (
+        part.view(1, 5, -1, 128).transpose(1, 2)
+        for part in (product[..., :4096], product[..., 4096:5120], product[..., 5120:])
+    )
+
+    def results(of: LayerKernels) -> list[torch.Tensor | None]:
+        cache = TokenCache(
+            keys=torch.zeros(2, 4, 8, 128, dtype=dtype, device=GPU),
+            values=torch.zeros(2, 4, 8, 128, dtype=dtype, device=GPU),
+        )
+        slots = torch.tensor([7, 0, 3, 4, 1], device=GPU)
+        assert of.store(cache, slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        rotated = of.rotate(query, key, cos, sin, halves=False)
+        assert rotated is not None
+        norms = [
+            of.normalize(rows, weight, 1e-6, adds_one=adds_one, rounds_first=not adds_one)
+            for rows, weight in ((query, cos[0, 0]), (product, product[0, 0]))
+            for adds_one in (False, True)
+        ]
+        gates = [of.gate(product, kind) for kind in GATE_KINDS]
+        return [*norms, *gates, *rotated, cache.keys, cache.values]
+
+    tolerance = {torch.bfloat16: 2e-2, torch.float16: 2e-3, torch.float32: 1e-5}[dtype]
+    for actual, expected in zip(results(kernels), results(plain), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("quantization", ["fp8", "int8", "int4"])

@@ -28,21 +28,28 @@ class CacheStore:
         self, cache: TokenCache, slot_mapping: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> None:
         """Writes keys [T, K, D] and values [T, K, E] to the slots [T]. The host does not wait."""
-        kernels = self._kernels and self._kernels_for(cache, slot_mapping, key, value)
+        kernels = self._kernels
+        if kernels is not None:
+            kernels = self._tried(kernels, cache, slot_mapping, key, value)
         if kernels is None or not kernels.store(cache, slot_mapping, key, value):
             cache.store(slot_mapping, key, value)
 
-    def _kernels_for(
-        self, cache: TokenCache, slot_mapping: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    def _tried(
+        self,
+        kernels: LayerKernels,
+        cache: TokenCache,
+        slot_mapping: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
     ) -> LayerKernels | None:
+        """Returns the kernels if they serve such layers."""
         variant = (
             *(key.dtype, key.shape[1:], value.shape[1:], slot_mapping.dtype),
             *(cache.keys.dtype, cache.keys.shape[1:], cache.values.shape[1:]),
         )
         if variant not in self._chosen:
-            assert self._kernels is not None, "there is something to try"
-            is_same = _writes_the_same(self._kernels, cache, slot_mapping, key, value)
-            self._chosen[variant] = self._kernels if is_same else None
+            is_same = _writes_the_same(kernels, cache, slot_mapping, key, value)
+            self._chosen[variant] = kernels if is_same else None
         return self._chosen[variant]
 
 

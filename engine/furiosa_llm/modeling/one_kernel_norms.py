@@ -1,4 +1,7 @@
-"""Norms of a model, each in one kernel."""
+"""Norms of a model, each in one kernel.
+
+They keep the names of their weights. Which form of norm a module is, is found out with a few rows.
+"""
 
 from __future__ import annotations
 

@@ -34,10 +34,10 @@ def normalize(
     row = tl.load(
         inputs + outer * outer_stride + inner * inner_stride + columns, mask=is_column, other=0.0
     ).to(tl.float32)
+    scale = tl.load(weight + columns, mask=is_column, other=0.0).to(tl.float32)
     row *= tl.rsqrt(tl.sum(row * row, 0) / size + epsilon)
     if rounds_first:
         row = row.to(output.dtype.element_ty).to(tl.float32)
-    scale = tl.load(weight + columns, mask=is_column, other=0.0).to(tl.float32)
     if adds_one:
         scale += 1.0
     tl.store(
