@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -46,9 +47,15 @@ def test_models_answer_the_same_with_fewer_kernels(
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")
-@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Qwen3", "Gemma3Text", "Phi3", "GPTNeoX"])
+@pytest.mark.parametrize(
+    ("name", "used"),
+    [
+        *((name, ALL) for name in ("Llama", "Qwen2", "Qwen3", "Gemma3Text", "Phi3")),
+        ("GPTNeoX", {"rotate", "store"}),
+    ],
+)
 def test_models_answer_the_same_with_the_kernels_of_triton(
-    name: str, checkpoint: Callable[[str], Path]
+    name: str, used: set[str], checkpoint: Callable[[str], Path]
 ) -> None:
     pytest.importorskip("triton")
     from tests.unit.gpu.triton_interpreter import skip_without_interpreter
@@ -56,12 +63,13 @@ def test_models_answer_the_same_with_the_kernels_of_triton(
     skip_without_interpreter()
     path, prompts = checkpoint(name), [[5, 6, 7], [9]]
     params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
-    kernels = layer_kernels_of_this_torch()
-    assert kernels is not None
+    kernels = Mock(wraps=layer_kernels_of_this_torch())
 
     fewer = GpuPath.of(path, layer_kernels=kernels, shapes=[DecodeShape(2, 64)])
+    kernels.reset_mock()
 
     assert fewer.answer(prompts, params) == GpuPath.of(path).answer(prompts, params)
+    assert {called[0] for called in kernels.method_calls} == used
 
 
 @pytest.mark.parametrize(
