@@ -16,10 +16,12 @@ from furiosa_llm.execution.gpu_device import GpuDevice
 from furiosa_llm.execution.prepared_model import PreparedModel, prepare_on_gpu
 from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.execution.token_caches import block_bytes
+from furiosa_llm.modeling.gpu_layer_kernels import LayerKernels
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.tokenization import Tokenizer
 from tests.unit.gpu.gpu_path import GpuPath, Recording, answer_all
+from tests.unit.gpu.plain_layer_kernels import PlainLayerKernels
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 PROMPTS = [[5, 6, 7], list(range(30, 60)), [9]]
@@ -45,9 +47,17 @@ class FakeMemory:
         return 2 * MIB
 
 
-def prepare(path: Path, recording: Recording, **options: Any) -> PreparedModel:
+def prepare(
+    path: Path, recording: Recording, layer_kernels: LayerKernels | None = None, **options: Any
+) -> PreparedModel:
     args = EngineArgs(model=str(path), max_num_seqs=4, max_num_batched_tokens=64, **options)
-    gpu = GpuDevice(device=torch.device("cpu"), memory=FakeMemory(), recorder=recording, kernels=())
+    gpu = GpuDevice(
+        device=torch.device("cpu"),
+        memory=FakeMemory(),
+        recorder=recording,
+        kernels=(),
+        layer_kernels=layer_kernels,
+    )
     loaded = load_model(str(path), dtype=torch.float32)
     return prepare_on_gpu(args, loaded, gpu, is_alone=True)
 
@@ -80,6 +90,19 @@ def test_a_prepared_model_fills_the_memory_and_answers_with_graphs(
     assert model.limits.scheduler_config.npu_queue_limit == 2
     assert answer(model) == GpuPath.of(path).answer(PROMPTS, GREEDY)
     assert recording.num_replayed > 0
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_kernels_between_products_are_used(
+    quantization: str | None, checkpoint: Callable[[str], Path]
+) -> None:
+    path, kernels = checkpoint("Qwen3"), PlainLayerKernels()
+
+    model = prepare(path, Recording(), kernels, quantization=quantization)
+    kernels.calls.clear()
+
+    assert answer(model) == answer(prepare(path, Recording(), quantization=quantization))
+    assert kernels.calls.keys() == {"normalize", "gate", "rotate", "store"}
 
 
 def test_blocks_that_do_not_fit_are_refused(checkpoint: Callable[[str], Path]) -> None:
