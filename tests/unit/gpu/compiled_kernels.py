@@ -21,7 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from furiosa_llm.modeling import triton_kernels, triton_layer_kernels
+from furiosa_llm.modeling import triton_kernels, triton_layer_kernels, triton_rounding
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.attention_triton import TritonAttention
 from furiosa_llm.modeling.layer_triton import TritonLayerKernels
@@ -34,6 +34,7 @@ _POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.float32: "*fp32",
+    torch.float8_e4m3fn: "*fp8e4nv",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -146,9 +147,18 @@ def compile_layer_kernels() -> None:
             compilers["store"].report(f"{dtype}, storing heads of {head_size}")
 
 
+def compile_rounding() -> None:
+    compiler = triton_rounding.round_rows = _Compiler(triton_rounding.round_rows)
+    for dtype in (torch.bfloat16, torch.float32):
+        rows = torch.empty(2, 4096, dtype=dtype)
+        triton_rounding.round_to_fp8(rows, largest=448.0, smallest_scale=1e-12)
+        compiler.report(f"{dtype}, rounding to FP8")
+
+
 def main() -> None:
     compile_attention()
     compile_layer_kernels()
+    compile_rounding()
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_the_kernels_fit_registers_and_shared_memory_of_a_hopper_gpu() -> None:
     done = run_code(f"import os; os.environ['TRITON_INTERPRET'] = '0'; {code}")
 
     found = [line.split("\t") for line in done.stdout.splitlines()]
-    assert len(found) == 18 + 24  # attention, and what lies between products
+    assert len(found) == 18 + 24 + 2  # attention, what lies between products, rounding
     for case, shared_bytes, stack_bytes in found:
         assert int(shared_bytes) <= 113 * 1024, f"{case}: two programs do not fit"
         assert int(stack_bytes) <= 32, f"{case}: registers are spilled"
