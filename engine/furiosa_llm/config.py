@@ -125,7 +125,8 @@ class EngineArgs:
         metavar="N",
     )
     threads_per_replica: int | None = option(
-        "Threads that each replica computes with on a CPU; the cores divided evenly if not given.",
+        "Threads that each replica computes with on a CPU, at most one for each core; the cores "
+        "divided evenly if not given.",
         parse=parse_optional(int),
         default=None,
         metavar="N",

@@ -156,6 +156,11 @@ class _Placer:
                     "one core; give --devices cpu for several"
                 )
             return ProcessPlace(device="cpu", cores=(device.index,), num_threads=1)
+        if (self._num_threads or 0) > len(self._cores):
+            raise ConfigError(
+                f"threads_per_replica ({self._num_threads}) must be at most {len(self._cores)}, "
+                "the cores that this process may use"
+            )
         share = max(len(self._cores) // self._num_processes, 1)
         if self._num_processes == 1:
             is_whole = self._num_threads is None and device.kind == "cpu"

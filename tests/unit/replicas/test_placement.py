@@ -69,6 +69,13 @@ def test_a_core_by_number_is_one_pinned_process() -> None:
     assert not placement.is_one_process  # the caller's own process is not pinned
 
 
+@pytest.mark.parametrize("devices", ["cpu", "npu:0"])
+def test_a_machine_has_no_room_for_more_threads_than_cores(devices: str) -> None:
+    with pytest.raises(ConfigError, match=r"threads_per_replica \(9\) must be at most 8, the"):
+        placed(devices=devices, threads_per_replica=9)
+    assert processes(placed(devices=devices, threads_per_replica=8))[0].num_threads == 8
+
+
 def test_a_core_has_no_room_for_two_threads() -> None:
     with pytest.raises(ConfigError, match=r"threads_per_replica \(2\) must be 1 on cpu:5"):
         placed(devices="cpu:5", threads_per_replica=2)
