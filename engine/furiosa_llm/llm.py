@@ -123,12 +123,13 @@ class LLM:
             An output for each conversation, in their order.
         """
         conversations = [messages] if _is_conversation(messages) else messages
+        params = _params_of_each(sampling_params, len(conversations))
         with self._lock:
             prompts = []
             for index, conversation in enumerate(conversations):
                 with _named(index):
                     prompts.append(self._rendered(conversation))
-            return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+            return self.generate(prompts, params, use_tqdm=use_tqdm)
 
     def shutdown(self) -> None:
         """Ends the engine's threads and processes. It may be called again."""

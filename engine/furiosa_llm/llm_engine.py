@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable
 
+from furiosa_llm.backlog import Backlog
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.core_start import Core, start_core
 from furiosa_llm.errors import EngineError
@@ -46,7 +47,7 @@ class LLMEngine:
         self.placement = placement
         self.limits = core.limits
         self.import_seconds = import_seconds
-        self._core = core
+        self._core = Backlog(core)
         self._intake = PromptIntake(tokenizer, core.limits)
         self._clock = clock
         self._ended: str | None = None  # why it takes no more requests

@@ -167,6 +167,32 @@ def test_a_prompt_that_never_fits_the_cache_is_named_too() -> None:
         llm.generate(["hello", {"prompt_token_ids": [5] * 30}], GREEDY)
 
 
+def test_as_many_parameters_as_conversations_are_asked_for_before_any_is_looked_at(
+    llm: LLM,
+) -> None:
+    with pytest.raises(ValueError, match="there are 2 prompts but 3 sampling_params"):
+        llm.chat([[{"role": "user", "content": "hello"}], []], [GREEDY] * 3)
+
+
+def test_an_engine_takes_more_prompts_than_it_may_hold() -> None:
+    args = EngineArgs(model=str(MODEL), paged_attention_num_blocks=64, max_processing_samples=2)
+    engine = LLMEngine.from_engine_args(args)
+    try:
+        for prompt in SUMS:
+            engine.add_request(prompt, prompt, dataclasses.replace(GREEDY, max_tokens=16))
+        num_waiting = []
+        answers: dict[str, str] = {}
+        while engine.has_unfinished_requests():
+            outputs = engine.step()
+            num_waiting += [step.num_running + step.num_waiting for step in engine.last_steps]
+            answers |= {output.request_id: output.outputs[0].text for output in outputs}
+    finally:
+        engine.shutdown()
+
+    assert answers == SUMS
+    assert max(num_waiting) <= 2
+
+
 def test_more_prompts_than_the_engine_holds_are_fed_bit_by_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
