@@ -8,7 +8,7 @@ from furiosa_llm.bisection import Bisection
 from furiosa_llm.errors import EngineError, PromptFailedError
 from furiosa_llm.request import Request
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
-from tests.factories import make_request, make_scheduler, sample_all
+from tests.factories import make_request, make_scheduler, run_step, sample_all
 
 
 class Device:
@@ -74,6 +74,19 @@ def test_who_shares_a_block_with_a_culprit_is_not_run() -> None:
     assert set(result.failures) == {0}
     assert set(result.token_ids) == {3}
     assert [1] not in device.seen
+
+
+def test_who_reads_a_block_that_a_culprit_was_to_fill_up_is_not_run() -> None:
+    scheduler = make_scheduler(enable_prefix_caching=True, prefill_chunk_size=10)
+    scheduler.add(make_request(0, num_prompt_tokens=40))
+    run_step(scheduler)  # tokens 0 to 9 of the first block
+    for index in (1, 2):
+        scheduler.add(make_request(index, num_prompt_tokens=40))
+    device = Device([0])
+
+    bisect(scheduler.schedule(), device)
+
+    assert device.seen == [[0], [-1]]
 
 
 @pytest.mark.parametrize("num_steps_of_life", [0, 1])

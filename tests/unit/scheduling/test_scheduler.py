@@ -128,6 +128,9 @@ def test_min_tokens_suppresses_every_token_that_could_end_the_answer() -> None:
         (2, SamplingParams(ignore_eos=True), (None, None)),
         (9, SamplingParams(stop_token_ids=(9,)), (FinishReason.STOP, 9)),
         (9, SamplingParams(), (None, None)),
+        (2, SamplingParams(min_tokens=1), (FinishReason.STOP, None)),
+        (2, SamplingParams(min_tokens=2), (None, None)),
+        (9, SamplingParams(stop_token_ids=(9,), min_tokens=1), (FinishReason.STOP, 9)),
     ],
 )
 def test_an_answer_ends_at_the_end_token_or_a_stop_token(

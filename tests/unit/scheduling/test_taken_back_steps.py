@@ -71,6 +71,16 @@ def test_scores_that_are_not_finite_are_blamed_on_a_shared_prefix_once() -> None
     assert reader.error is NOT_FINITE
 
 
+def test_a_request_to_blame_is_not_tried_again_for_its_shared_prefix() -> None:
+    scheduler = make_scheduler(enable_prefix_caching=True)
+    scheduler.add(make_request(0, num_prompt_tokens=20))
+    run_step(scheduler)
+    reader = make_request(1, num_prompt_tokens=20)
+    scheduler.add(reader)
+
+    assert reader in fail(scheduler, scheduler.schedule(), r1=BROKEN)
+
+
 def test_a_dropped_step_is_scheduled_again_from_the_start() -> None:
     scheduler = make_scheduler(enable_prefix_caching=True)
     request = make_request(num_prompt_tokens=20)
