@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +15,23 @@ from hypothesis import strategies as st
 from furiosa_llm.config import CacheConfig, ModelInfo
 from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.engine_limits import EngineLimits
-from furiosa_llm.errors import NonFiniteLogitsError, RequestError, StructureFailedError
+from furiosa_llm.errors import (
+    NonFiniteLogitsError,
+    PromptFailedError,
+    RequestError,
+    StructureFailedError,
+)
 from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.sampling_params import RequestOutputKind, SamplingParams
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from furiosa_llm.tokenization import Tokenizer
+from tests.factories import sample_all
 
 END = 2
 PIECES = ("a", "b", "ab", "ba", "aab", "bbab", "c")
+CACHE = CacheConfig(num_blocks=64, block_size=16)
 Device = Callable[[SchedulerOutput], StepResult]
 
 
@@ -52,7 +60,7 @@ class ScriptedExecutor:
         pass
 
 
-def make_core(device: Device, **changes: Any) -> EngineCore:
+def make_core(device: Device, *, cache: CacheConfig = CACHE, **changes: Any) -> EngineCore:
     options: dict[str, Any] = {"max_num_seqs": 8, "max_num_batched_tokens": 64}
     return EngineCore(
         executor=ScriptedExecutor(device),
@@ -61,18 +69,18 @@ def make_core(device: Device, **changes: Any) -> EngineCore:
             model_info=ModelInfo(
                 max_model_len=4096, vocab_size=1000, eos_token_ids=frozenset({END})
             ),
-            cache_config=CacheConfig(num_blocks=64, block_size=16),
+            cache_config=cache,
             scheduler_config=SchedulerConfig(**{**options, **changes}),
         ),
     )
 
 
-def add(core: EngineCore, name: str, params: SamplingParams) -> None:
+def add(core: EngineCore, name: str, params: SamplingParams, *, num_prompt_tokens: int = 3) -> None:
     core.add(
         TokenizedPrompt(
             request_id=name,
             text=None,
-            prompt_token_ids=[100, 101, 102],
+            prompt_token_ids=list(range(100, 100 + num_prompt_tokens)),
             sampling_params=params,
             max_tokens=params.max_tokens or 16,
             arrival_time=0.0,
@@ -177,3 +185,82 @@ def test_no_more_is_held_back_than_may_be_the_start_of_a_stop_string() -> None:
     texts = [output.outputs[0].text for output in run(core)]
 
     assert texts == ["", "", "a", "aaac", "aaacb"]
+
+
+def test_the_answers_to_a_prompt_with_a_seed_are_drawn_apart() -> None:
+    seeds: set[int] = set()
+
+    def device(step: SchedulerOutput) -> StepResult:
+        seeds.update(share.sampling.seed for share in step.requests if share.sampling)
+        return sample_all(step, END)
+
+    core = make_core(device)
+    add(core, "r", SamplingParams(temperature=1.0, n=3, seed=5))
+    run(core)
+
+    assert len(seeds) == 3
+
+
+def test_what_was_computed_ahead_of_a_failure_is_computed_again() -> None:
+    says_all = says([3, 4, 5, 6])
+
+    def device(step: SchedulerOutput) -> StepResult:
+        whole = says_all(step)
+        first = step.requests[0]
+        if first.request_id == 0 and first.sampling and first.sampling.position == 0:
+            failures: dict[int, RequestError] = {0: PromptFailedError("broken")}
+            return dataclasses.replace(whole.without({0}), failures=failures)
+        return whole
+
+    core = make_core(device)
+    for name in ("fails", "reads what it wrote"):
+        add(core, name, SamplingParams(temperature=0, max_tokens=4), num_prompt_tokens=20)
+
+    outputs = {output.request_id: output for output in run(core)}
+
+    assert outputs["fails"].error is not None
+    assert outputs["reads what it wrote"].outputs[0].token_ids == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("is_to_blame", [False, True])
+def test_after_a_step_that_failed_steps_run_ahead_again(is_to_blame: bool) -> None:
+    num_failed = 0
+
+    def device(step: SchedulerOutput) -> StepResult:
+        nonlocal num_failed
+        ends = {
+            share.request_id: share.start_position + share.num_tokens for share in step.requests
+        }
+        if ends.get(0, 0) > 5 and (is_to_blame or not num_failed):
+            num_failed += 1
+            raise ValueError("failed")
+        return sample_all(step, 3)
+
+    core = make_core(device, npu_queue_limit=3)
+    params = SamplingParams(temperature=0, max_tokens=12)
+    for name in ("a", "b"):
+        add(core, name, params)
+
+    errors, nums_in_flight = {}, []
+    while core.num_unfinished and num_failed < 10:
+        for output in core.step():
+            errors[output.request_id] = output.error
+        nums_in_flight += [step.num_steps_in_flight for step in core.last_steps]
+
+    assert (errors["a"] is not None, errors["b"]) == (is_to_blame, None)
+    assert nums_in_flight.count(3) > 4
+
+
+def test_a_prompt_that_gave_way_with_an_answer_begun_is_not_waiting() -> None:
+    cache = CacheConfig(num_blocks=3, block_size=4, enable_prefix_caching=False)
+    core = make_core(lambda step: sample_all(step, 3), cache=cache, npu_queue_limit=1)
+    for name in ("a", "b"):
+        add(core, name, SamplingParams(temperature=0, max_tokens=6))
+
+    seen = []
+    while core.num_unfinished:
+        core.step()
+        seen.append((core.num_waiting_prompt_tokens, core.waiting()))
+
+    assert (3, []) in seen
+    assert [names for _, names in seen if names] == []
