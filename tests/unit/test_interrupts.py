@@ -138,6 +138,16 @@ def test_a_grace_time_never_goes_beyond_the_deadline(calls: list[int], clock: Fa
     assert calls == []
 
 
+def test_a_signal_shortly_before_the_deadline_does_not_move_it(
+    calls: list[int], clock: FakeClock
+) -> None:
+    with GracefulStop(grace_seconds=30, deadline=100, clock=clock) as stop:
+        clock.now = 80  # a long step: no one has asked since the grace time began
+        press()
+        assert told(stop) == ("SIGINT", 20)
+    assert calls == []
+
+
 def test_a_stop_leaves_ignored_signals_alone() -> None:
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

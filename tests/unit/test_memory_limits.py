@@ -97,6 +97,18 @@ def test_blocks_leave_room_for_what_steps_compute() -> None:
         choose(kv_cache.HEADROOM_BYTES + BLOCK_BYTES)
 
 
+def test_the_longest_sequence_fits_that_ends_within_a_block() -> None:
+    num_blocks = kv_cache.choose_num_blocks(
+        EngineArgs(model="m", paged_attention_block_size=16),
+        SHAPES,
+        max_model_len=40,
+        max_num_seqs=1,
+        available_bytes=16 * GIB,
+    )
+
+    assert num_blocks == 3
+
+
 def test_blocks_that_cannot_be_allocated_are_one_clear_error() -> None:
     with pytest.raises(ConfigError, match=r"^there is no memory for \d+ KV-cache .* fit: lower"):
         kv_cache.allocate(SHAPES, num_blocks=2**46 // BLOCK_BYTES, block_size=16)

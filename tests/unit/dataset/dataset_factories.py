@@ -96,7 +96,7 @@ def make_step(step: int, time_s: float = 0.5) -> StepStats:
 
 
 def write_answers(
-    output: Path,
+    output: Path | str,
     answers: Iterable[AnswerRow],
     *,
     rows_per_part: int = 4,

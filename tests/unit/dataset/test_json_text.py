@@ -40,6 +40,14 @@ def test_a_value_survives_writing_and_reading(value: object) -> None:
     assert parse_json(to_json(value).encode()) == value
 
 
+@pytest.mark.parametrize("number", [2**64, 10**19, -(2**64), 10**20])
+def test_a_whole_number_stays_exact_however_long(number: int) -> None:
+    parsed = parse_json(f'{{"id": {number}}}'.encode())
+
+    assert parsed == {"id": number}
+    assert isinstance(parse_json(str(number).encode()), int)
+
+
 def test_what_json_does_not_know_becomes_text() -> None:
     value = [datetime.date(2026, 1, 2), decimal.Decimal("1.50"), b"\xff", float("nan")]
 

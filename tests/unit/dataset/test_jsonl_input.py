@@ -71,12 +71,27 @@ def test_a_line_that_cannot_be_read_is_a_row_with_an_error(
     assert problem in str(rows[2].error)
 
 
-def test_a_line_of_just_the_limit_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_a_line_of_just_the_limit_is_read(tmp_path: Path, start: bytes) -> None:
     line = b'{"a": "' + b"x" * 991 + b'"}'
 
-    rows = rows_of(tmp_path / "p.jsonl", line + b"\n" + line)
+    rows = rows_of(tmp_path / "p.jsonl", start + line + b"\n" + line)
 
     assert [row.error for row in rows] == [None, None]
+
+
+def test_a_long_line_that_begins_with_blanks_is_a_row(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "p.jsonl", b" " * 1200 + b'{"prompt": "a"}\n{"prompt": "b"}\n')
+
+    assert [(row.row_index, row.data) for row in rows] == [(0, None), (1, {"prompt": "b"})]
+
+
+def test_rows_are_counted_across_the_borders_of_what_is_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    line = b'{"prompt": "' + b"x" * (1 << 20) + b'"}'
+    path.write_bytes(line + b"  \n" * 3 + line)
+
+    assert open_input(str(path)).count_rows() == 2
 
 
 def test_of_duplicate_keys_the_last_wins(tmp_path: Path) -> None:

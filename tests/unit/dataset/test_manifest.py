@@ -113,6 +113,32 @@ def test_the_hash_of_a_tokenizer_is_its_own(tmp_path: Path) -> None:
     assert hash_tokenizer(other) != first
 
 
+def test_the_hash_of_a_model_covers_what_ends_its_answers(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "a")
+    before = hash_model(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+
+    assert hash_model(folder) != before
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja", "merges.txt"])
+def test_the_hash_of_a_tokenizer_covers_each_of_its_files(tmp_path: Path, name: str) -> None:
+    folder = write_checkpoint(tmp_path / "a")
+    before = hash_tokenizer(folder)
+    (folder / name).write_text("other")
+
+    assert hash_tokenizer(folder) != before
+
+
+def test_the_hash_of_a_very_big_model_tells_how_long_its_files_are(tmp_path: Path) -> None:
+    folders = [write_checkpoint(tmp_path / name) for name in "ab"]
+    for folder, size in zip(folders, (2**30, 2**30 + 64), strict=True):
+        with (folder / "model.bin").open("wb") as file:
+            file.truncate(size)
+
+    assert hash_model(folders[0]) != hash_model(folders[1])
+
+
 def test_a_hub_id_has_no_hash() -> None:
     assert hash_model(Path("org/name")) is None
     assert hash_tokenizer(Path("org/name")) is None

@@ -54,6 +54,17 @@ def test_text_that_is_not_utf8_is_an_error_of_its_row(tmp_path: Path) -> None:
     assert rows[1].error == f"{path}: row 1: column 'prompt' is not valid UTF-8"
 
 
+def test_a_row_of_a_later_file_is_named_by_its_place_there(tmp_path: Path) -> None:
+    for name in "ab":
+        text = pa.array([b"a", b"\xff" if name == "b" else b"c"]).view(pa.string())
+        pq.write_table(pa.table({"prompt": text}), tmp_path / f"{name}.parquet")
+
+    rows = list(open_input(str(tmp_path)).rows())
+
+    assert [row.row_index for row in rows] == [0, 1, 2, 3]
+    assert rows[3].error == f"{tmp_path}/b.parquet: row 1: column 'prompt' is not valid UTF-8"
+
+
 def test_times_that_python_cannot_hold_are_kept_as_arrow_values(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     years = pa.array([2**60, None], type=pa.timestamp("us"))

@@ -264,11 +264,18 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def alter(path: Path) -> None:
+    """Changes a letter of an answer, so that the file can still be read."""
+    content = path.read_bytes()
+    assert b"answer 2" in content
+    path.write_bytes(content.replace(b"answer 2", b"answer 9", 1))
+
+
 def repeat(path: Path) -> None:
     path.write_bytes(path.with_name("part-000000.parquet").read_bytes())
 
 
-@pytest.mark.parametrize("damage", [cut, empty, flip, repeat])
+@pytest.mark.parametrize("damage", [cut, empty, flip, alter, repeat])
 def test_a_damaged_part_is_told_of_and_its_rows_are_done_again(
     tmp_path: Path, damage: object, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -115,6 +115,12 @@ def choose(use: MemoryUse, **options: Any) -> int:
     )
 
 
+def test_the_largest_step_has_no_fewer_tokens_than_asked_for() -> None:
+    config = SchedulerConfig(max_num_seqs=3, max_num_batched_tokens=10)
+
+    assert largest_step(config, num_tokens=10, max_model_len=64).num_tokens >= 10
+
+
 def test_blocks_take_what_is_left_of_the_share() -> None:
     use = MemoryUse(total=80 * GIB, held=20 * GIB, step=4 * GIB)
 
