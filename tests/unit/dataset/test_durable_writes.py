@@ -8,8 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from furiosa_llm.dataset.join_shards import join_shards
 from furiosa_llm.dataset.run_lock import RunLock
 from tests.unit.dataset.dataset_factories import make_answer, write_answers
+from tests.unit.dataset.test_join_shards import write_shards
+
+
+def noted_syncs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is made durable from now on, by its path in the folder."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(str(path.relative_to(folder)))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return synced
 
 
 @pytest.mark.parametrize(
@@ -31,15 +47,7 @@ from tests.unit.dataset.dataset_factories import make_answer, write_answers
 def test_every_file_is_made_durable_and_then_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, merged: list[str]
 ) -> None:
-    synced: list[str] = []
-    sync = os.fsync
-
-    def note(descriptor: int) -> None:
-        path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        synced.append(str(path.relative_to(tmp_path)))
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", note)
+    synced = noted_syncs(tmp_path, monkeypatch)
 
     write_answers(f"{tmp_path}/{name}", [make_answer(0)])
 
@@ -52,6 +60,18 @@ def test_every_file_is_made_durable_and_then_its_name(
         *merged,
         ".",
     ]
+
+
+def test_joined_shards_are_made_durable_and_then_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = write_shards(tmp_path, [{}] * 4, 2)
+    synced = noted_syncs(tmp_path, monkeypatch)
+
+    join_shards(str(tmp_path / "joined"), shards)
+
+    assert synced[-1] == "."
+    assert any(name.startswith("joined") for name in synced[:-1])
 
 
 def test_a_lock_that_is_removed_while_it_is_opened_is_taken_anew(

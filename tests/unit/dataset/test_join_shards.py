@@ -41,8 +41,15 @@ INPUT = InputFile(path="in.jsonl", num_bytes=7, hash="blake2b:1")
 def write(output: Path | str, rows: Sequence[Row], shard: Shard = WHOLE, **changes: Any) -> Path:
     """Writes the answers to the rows that are in a shard."""
     schema = changes.pop("carried_schema", None)
+    template = changes.pop("chat_template_hash", None)
     identity = {"model": "tiny", "seed": 3, "shard": str(shard)} | changes
-    manifest = Manifest(model="tiny", inputs=(INPUT,), identity=identity, shard=shard)
+    manifest = Manifest(
+        model="tiny",
+        chat_template_hash=template,
+        inputs=(INPUT,),
+        identity=identity,
+        shard=shard,
+    )
     with AnswerWriter(output, manifest=manifest, rows_per_part=3, carried_schema=schema) as writer:
         indexes = [index for index in range(len(rows)) if shard.has(index)]
         for index in reversed(indexes):
@@ -245,6 +252,16 @@ def test_an_output_that_is_a_shard_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=rf"^{second} is an input, too; choose another output$"):
         join_shards(str(second), [first, second], overwrite=True)
+
+
+def test_shards_with_different_chat_templates_are_refused(tmp_path: Path) -> None:
+    shards = [
+        write(tmp_path / f"{i}.parquet", [{}] * 4, Shard(i, 2), chat_template_hash=f"blake2b:{i}")
+        for i in (1, 2)
+    ]
+
+    with pytest.raises(ConfigError, match="the chat template"):
+        join_shards(str(tmp_path / "joined"), shards)
 
 
 def test_one_missing_shard_is_told_in_the_singular(tmp_path: Path) -> None:
