@@ -201,7 +201,11 @@ def test_what_may_come_next_follows_from_the_tokens_alone(path: Path) -> None:
     # In between, the other request takes the only place.
     turn_by_turn = [[allowed(request_id, step) for request_id in (1, 2)] for step in steps]
 
+    masks = GrammarMasks(make_grammars(path))
+    forward_and_back = [allowed(0, step) for step in (*steps, *reversed(steps))]
+
     assert step_by_step == [[a], [2, b], [2]]
+    assert forward_and_back == [*step_by_step, *reversed(step_by_step)]
     assert turn_by_turn == [[each, each] for each in step_by_step]
 
 

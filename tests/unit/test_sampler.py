@@ -45,6 +45,10 @@ def test_greedy_takes_the_likeliest_token() -> None:
         ({"temperature": 0.7}, [logits_process.TemperatureLogitsWarper(0.7)]),
         ({"top_k": 5}, [logits_process.TopKLogitsWarper(5)]),
         ({"top_p": 0.6}, [logits_process.TopPLogitsWarper(0.6)]),
+        (
+            {"top_k": 4, "top_p": 0.9},
+            [logits_process.TopKLogitsWarper(4), logits_process.TopPLogitsWarper(0.9)],
+        ),
         ({"min_p": 0.2}, [logits_process.MinPLogitsWarper(0.2)]),
         (
             {"temperature": 1.5, "top_k": 20, "top_p": 0.8, "min_p": 0.05},

@@ -11,7 +11,7 @@ import pytest
 
 from furiosa_llm.config import CacheConfig, ModelInfo
 from furiosa_llm.engine_limits import EngineLimits
-from furiosa_llm.errors import PromptFailedError
+from furiosa_llm.errors import EngineError, NeverFitsError, PromptFailedError
 from furiosa_llm.outputs import RequestMetrics, RequestOutput, StepStats
 from furiosa_llm.replicas.launcher_process import LauncherProcess
 from furiosa_llm.replicas.messages import Abort, Add, Report, Started
@@ -33,18 +33,27 @@ LIMITS = EngineLimits(
 
 
 class FakeLauncher(LauncherProcess):
-    """Starts nothing; replicas started after `is_deadly` is set are dead at once."""
+    """Starts nothing; replicas started after `is_deadly` is set are dead at once.
 
-    def __init__(self) -> None:
-        self.is_deadly = False
+    Those started after `is_hasty` is set report before they are asked for anything.
+    """
+
+    def __init__(self, *nums_blocks: int) -> None:
+        self.is_deadly = self.is_hasty = False
+        self.num_starts = 0
         self.replica: Connection  # the end of the one that was started last
+        self._nums_blocks = nums_blocks or (16,)
 
     def wait_until_ready(self) -> None:
         pass
 
-    def start_replica(self, replica: int) -> Connection:  # noqa: ARG002 - there is one
+    def start_replica(self, replica: int) -> Connection:
+        self.num_starts += 1
         ours, self.replica = multiprocessing.Pipe()
-        self.replica.send(Started(LIMITS))
+        cache = dataclasses.replace(LIMITS.cache_config, num_blocks=self._nums_blocks[replica])
+        self.replica.send(Started(dataclasses.replace(LIMITS, cache_config=cache)))
+        if self.is_hasty:
+            report(self.replica)
         if self.is_deadly:
             self.replica.close()
         return ours
@@ -173,3 +182,42 @@ def test_a_prompt_that_is_given_up_has_its_callers_name(
     assert output.request_id == "x"
     assert isinstance(output.error, PromptFailedError)
     assert "x" not in pool
+
+
+def test_the_limits_are_those_of_the_replica_that_holds_the_least() -> None:
+    pool = ReplicaPool(FakeLauncher(8, 4), 2)
+
+    with pytest.raises(NeverFitsError, match="the cache has 4"):
+        pool.add(make_prompt("a", num_tokens=70))
+    pool.close()
+
+
+def test_a_replica_that_dies_five_times_for_nothing_is_not_started_again(
+    pool: ReplicaPool, launcher: FakeLauncher
+) -> None:
+    launcher.is_deadly = True
+    launcher.replica.close()
+    pool.step()
+
+    with pytest.raises(EngineError, match="every replica has died; the last one died of a test"):
+        pool.step()
+
+    assert launcher.num_starts == 5
+
+
+def test_a_replica_that_answers_something_between_its_deaths_is_started_again(
+    pool: ReplicaPool, launcher: FakeLauncher
+) -> None:
+    launcher.is_hasty = True
+    report(launcher.replica)
+    pool.step()
+    for index in range(8):
+        pool.add(make_prompt("x"))
+        report(launcher.replica)
+        pool.step()
+        report(launcher.replica, taken(launcher.replica), num_received=1)
+        assert [output.request_id for output in pool.step()] == ["x"], index
+        launcher.replica.close()
+        pool.step()
+
+    assert launcher.num_starts == 9
