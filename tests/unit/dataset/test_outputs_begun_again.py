@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from furiosa_llm.dataset import run_start
 from furiosa_llm.dataset.run_start import Resume
 from furiosa_llm.dataset.writer import AnswerWriter
 from furiosa_llm.errors import DatasetError
@@ -39,8 +40,9 @@ def test_the_output_of_another_job_is_kept_until_it_may_be_overwritten(tmp_path:
 
 
 def test_a_retry_that_fails_before_its_parts_are_complete_does_no_row_twice(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(run_start, "_ROWS_PER_PART", 2)
     output = tmp_path / "out.parquet"
     with make_writer(output, resume=False) as writer:
         for index in range(NUM_ROWS):
@@ -48,7 +50,7 @@ def test_a_retry_that_fails_before_its_parts_are_complete_does_no_row_twice(
         writer.finish(JOB.ended({"num_rows": NUM_ROWS, "num_failed": 2}).metadata())
 
     def cut_off() -> Iterator[Mapping[str, object]]:
-        yield carried_of(0)
+        yield from map(carried_of, range(6))
         raise DatasetError("the input is gone")
 
     with (
