@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -225,3 +226,13 @@ def test_a_console_falls_silent_when_its_terminal_is_gone(tmp_path: Path) -> Non
     done = run_shell(f"{sys.executable} {script} 2>/dev/full")
 
     assert (done.returncode, done.stdout) == (0, b"finished\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_is_ignored_stays_so(number: signal.Signals) -> None:
+    previous = signal.signal(number, signal.SIG_IGN)  # as nohup does
+    try:
+        invoke("--version")
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, previous)

@@ -61,3 +61,24 @@ def test_no_secret_is_quoted_by_an_error(tmp_path: Path, debug: list[str]) -> No
     assert done.returncode == 4
     assert "https://host/rows.jsonl" in done.stderr
     assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_no_secret_is_logged(tmp_path: Path, level: int) -> None:
+    code = (
+        "import logging; from furiosa_llm_cli.terminal import show_logs; "
+        f"show_logs({level}); "
+        f"logging.getLogger('furiosa_llm.x').warning('at %s', 'https://me:{SECRET}@host/rows')"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "at https://host/rows" in done.stderr
+    assert SECRET not in done.stderr

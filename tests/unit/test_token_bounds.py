@@ -87,6 +87,7 @@ def test_the_bound_is_that_of_the_longest_token() -> None:
         lambda: byte_level(normalizers.Replace(tokenizers.Regex("a+"), "aaaaaaaaaa")),
         lambda: byte_level(add=AddedToken("<x>", lstrip=True)),
         lambda: byte_level(add=AddedToken("<x>", rstrip=True)),
+        lambda: byte_level(add=AddedToken("<x>", normalized=True)),
         lambda: byte_level(letters=200),
         lambda: sentence_piece(byte_fallback=False),
         lambda: tokenizers.Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]")),
