@@ -6,6 +6,7 @@ import torch
 
 from furiosa_llm.config import ModelInfo
 from furiosa_llm.errors import NonFiniteLogitsError
+from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.execution.input_batch import InputBatch
@@ -38,7 +39,9 @@ def test_a_prompt_whose_tokens_have_no_finite_scores_harms_no_other() -> None:
     params = SamplingParams(temperature=0, prompt_logprobs=1)
     for index in range(2):
         scheduler.add(make_request(index, prompt=[1, 2, 3], params=params))
-    batch = InputBatch.build(scheduler.schedule(), block_size=16, device=torch.device("cpu"))
+    batch = InputBatch.build(
+        scheduler.schedule(), BlockTables(), block_size=16, device=torch.device("cpu")
+    )
     logits = torch.zeros(2 + 4, 8)  # two rows that are sampled, then those that are scored
     logits[3, 5] = float("nan")
     info = ModelInfo(max_model_len=64, vocab_size=8, eos_token_ids=frozenset())
