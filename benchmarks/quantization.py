@@ -20,9 +20,9 @@ import torch
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.modeling import paged_attention
-from furiosa_llm.modeling.attention_cpu import CpuAttention
-from furiosa_llm.modeling.core_threads import CoreThreads
-from furiosa_llm.modeling.layer_cache import LayerCache
+from furiosa_llm.modeling.cpu.attention import CpuAttention
+from furiosa_llm.modeling.cpu.core_threads import CoreThreads
+from furiosa_llm.modeling.cpu.layer_cache import LayerCache
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.modeling.step_layout import StepLayout

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from furiosa_llm.modeling.attention_params import AttentionParams
-from furiosa_llm.modeling.layer_cache import LayerCache
+from furiosa_llm.modeling.cpu.layer_cache import LayerCache
 from furiosa_llm.modeling.step_layout import StepLayout
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from furiosa_llm.bounded_templates import RENDERING_ERRORS, BoundedEnvironment
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import (
     ConfigError,
@@ -16,6 +15,7 @@ from furiosa_llm.errors import (
     ModelLoadError,
     PromptTooLongError,
 )
+from furiosa_llm.templates.environment import RENDERING_ERRORS, BoundedEnvironment
 from furiosa_llm.token_bounds import bytes_per_token
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")

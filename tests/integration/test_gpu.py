@@ -15,16 +15,16 @@ from furiosa_llm.config import EngineArgs
 from furiosa_llm.execution.logprobs import ChosenLogits
 from furiosa_llm.execution.sampler import sample
 from furiosa_llm.llm_engine import LLMEngine
-from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel, kernels_of_this_torch
 from furiosa_llm.modeling.attention_params import AttentionParams
-from furiosa_llm.modeling.gpu_layer_kernels import (
+from furiosa_llm.modeling.gpu.attention import GpuAttention, PagedKernel, kernels_of_this_torch
+from furiosa_llm.modeling.gpu.layer_kernels import (
     GateKind,
     LayerKernels,
     layer_kernels_of_this_torch,
 )
-from furiosa_llm.modeling.quantized_linear import quantize_linears
+from furiosa_llm.modeling.gpu.quantized_linear import quantize_linears
+from furiosa_llm.modeling.gpu.token_cache import TokenCache
 from furiosa_llm.modeling.step_layout import make_layout
-from furiosa_llm.modeling.token_cache import TokenCache
 from furiosa_llm.sampling_params import SamplingParams
 from tests.checkpoints import VOCAB_SIZE
 from tests.factories import answer_all

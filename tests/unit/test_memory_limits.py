@@ -13,7 +13,7 @@ from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.execution import kv_cache
 from furiosa_llm.memory_limits import free_memory_bytes
-from furiosa_llm.modeling.layer_cache import LayerShape
+from furiosa_llm.modeling.layer_shape import LayerShape
 
 GIB = 2**30
 SHAPES = [LayerShape(num_kv_heads=2, key_size=16, value_size=16)] * 4

@@ -68,7 +68,7 @@ class ColumnMapping:
         Raises:
             InvalidRowError: The template needs a column that the row lacks, or fails on a value.
         """
-        from furiosa_llm.bounded_templates import RENDERING_ERRORS
+        from furiosa_llm.templates.environment import RENDERING_ERRORS
 
         assert self._template is not None, "render() without a template"
         try:
@@ -87,7 +87,7 @@ def _compiled(template: str | None) -> Template | None:
         return None
     from jinja2 import StrictUndefined, TemplateSyntaxError
 
-    from furiosa_llm.bounded_templates import BoundedEnvironment
+    from furiosa_llm.templates.environment import BoundedEnvironment
 
     environment = BoundedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     try:

@@ -10,8 +10,8 @@ import torch
 from furiosa_llm.execution.cuda_graphs import CudaGraphRecorder
 from furiosa_llm.execution.decode_graphs import GraphRecorder
 from furiosa_llm.execution.gpu_memory import CudaMemory, MemoryReader
-from furiosa_llm.modeling.attention_gpu import PagedKernel, kernels_of_this_torch
-from furiosa_llm.modeling.gpu_layer_kernels import LayerKernels, layer_kernels_of_this_torch
+from furiosa_llm.modeling.gpu.attention import PagedKernel, kernels_of_this_torch
+from furiosa_llm.modeling.gpu.layer_kernels import LayerKernels, layer_kernels_of_this_torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,12 @@ from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape, defau
 from furiosa_llm.execution.gpu_device import GpuDevice
 from furiosa_llm.execution.step_queue import StepRunner
 from furiosa_llm.execution.token_caches import block_bytes
-from furiosa_llm.modeling.gpu_layer_kernels import LayerKernels
-from furiosa_llm.modeling.joined_mlp import join_mlps
-from furiosa_llm.modeling.joined_projections import join_projections
+from furiosa_llm.modeling.gpu.joined_mlp import join_mlps
+from furiosa_llm.modeling.gpu.joined_projections import join_projections
+from furiosa_llm.modeling.gpu.layer_kernels import LayerKernels
+from furiosa_llm.modeling.gpu.one_kernel_norms import swap_norms
+from furiosa_llm.modeling.gpu.one_kernel_rotary import swap_rotaries
 from furiosa_llm.modeling.loader import LoadedModel
-from furiosa_llm.modeling.one_kernel_norms import swap_norms
-from furiosa_llm.modeling.one_kernel_rotary import swap_rotaries
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import (

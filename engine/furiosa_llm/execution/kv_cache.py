@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.memory_limits import free_memory_bytes, gib
-from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
+from furiosa_llm.modeling.cpu.layer_cache import LayerCache
+from furiosa_llm.modeling.layer_shape import LayerShape
 
 CACHE_ITEM_BYTES = 4  # float32
 CPU_MEMORY_SHARE = 0.5  # of what is available once the model is loaded

@@ -28,23 +28,23 @@ from furiosa_llm.execution.stopwatches import stopwatch
 from furiosa_llm.execution.token_caches import bind_token_caches
 from furiosa_llm.execution.token_chooser import TokenChooser
 from furiosa_llm.memory_limits import free_memory_bytes
-from furiosa_llm.modeling import (
+from furiosa_llm.modeling import paged_attention
+from furiosa_llm.modeling.cpu import (
     attention_kernel,
     decoder_kernel,
     int8_rounding,
     layer_kernels,
-    paged_attention,
     products,
 )
-from furiosa_llm.modeling.attention_cpu import CpuAttention
-from furiosa_llm.modeling.attention_gpu import GpuAttention
-from furiosa_llm.modeling.cache_store import CacheStore
-from furiosa_llm.modeling.core_threads import CoreThreads
-from furiosa_llm.modeling.fusion import use_threads
-from furiosa_llm.modeling.kernel_cache import keep_compiled
+from furiosa_llm.modeling.cpu.attention import CpuAttention
+from furiosa_llm.modeling.cpu.core_threads import CoreThreads
+from furiosa_llm.modeling.cpu.fusion import use_threads
+from furiosa_llm.modeling.cpu.kernel_cache import keep_compiled
+from furiosa_llm.modeling.gpu.attention import GpuAttention
+from furiosa_llm.modeling.gpu.cache_store import CacheStore
+from furiosa_llm.modeling.gpu.quantized_linear import quantize_linears
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
-from furiosa_llm.modeling.quantized_linear import quantize_linears
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.tokenization import Tokenizer
 

@@ -8,10 +8,10 @@ import torch
 
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.modeling import paged_attention
-from furiosa_llm.modeling.attention_gpu import GpuAttention
-from furiosa_llm.modeling.layer_cache import LayerShape
+from furiosa_llm.modeling.gpu.attention import GpuAttention
+from furiosa_llm.modeling.gpu.token_cache import TokenCache, token_bytes
+from furiosa_llm.modeling.layer_shape import LayerShape
 from furiosa_llm.modeling.paged_attention import AttentionLayer, CurrentStep
-from furiosa_llm.modeling.token_cache import TokenCache, token_bytes
 
 
 def block_bytes(shapes: Sequence[LayerShape], *, block_size: int, dtype: torch.dtype) -> int:

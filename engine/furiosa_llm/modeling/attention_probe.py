@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from furiosa_llm.errors import ModelLoadError
-from furiosa_llm.modeling.layer_cache import LayerShape
+from furiosa_llm.modeling.layer_shape import LayerShape
 from furiosa_llm.modeling.paged_attention import (
     ATTENTION_NAME,
     AttentionLayer,

@@ -16,7 +16,7 @@ from furiosa_llm.config import ModelInfo
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.library_imports.meta_kernels import with_meta_kernels
 from furiosa_llm.modeling import adapters, paged_attention
-from furiosa_llm.modeling.fusion import fuse, make_deterministic, quantize
+from furiosa_llm.modeling.cpu.fusion import fuse, make_deterministic, quantize
 from furiosa_llm.modeling.model_config import (
     eos_token_ids_of,
     load_config,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from transformers import AttentionInterface, PretrainedConfig
 
 from furiosa_llm.modeling.attention_params import AttentionParams
-from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
+from furiosa_llm.modeling.layer_shape import LayerShape
 from furiosa_llm.modeling.step_layout import StepLayout
 
 ATTENTION_NAME = "furiosa_paged"
@@ -25,7 +25,7 @@ _ReadCacheT = TypeVar("_ReadCacheT", contravariant=True)
 
 
 class AttentionBackend(Protocol[_ReadCacheT]):
-    """A way to compute paged attention over one kind of cache: a `LayerCache` on a CPU."""
+    """A way to compute paged attention over one kind of cache: a CPU's or a GPU's."""
 
     def __call__(
         self,
@@ -64,9 +64,9 @@ class PagedLayer(Generic[CacheT]):
     backend: AttentionBackend[CacheT]
 
     @classmethod
-    def of(cls, module: torch.nn.Module) -> PagedLayer[LayerCache]:
-        """Returns what an attention module on a CPU was bound to."""
-        paged_layer: PagedLayer[LayerCache] = getattr(module, _ATTRIBUTE)
+    def of(cls, module: torch.nn.Module) -> PagedLayer[Any]:
+        """Returns what an attention module was bound to."""
+        paged_layer: PagedLayer[Any] = getattr(module, _ATTRIBUTE)
         return paged_layer
 
     @property

@@ -21,12 +21,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from furiosa_llm.modeling import triton_kernels, triton_layer_kernels, triton_rounding
 from furiosa_llm.modeling.attention_params import AttentionParams
-from furiosa_llm.modeling.attention_triton import TritonAttention
-from furiosa_llm.modeling.layer_triton import TritonLayerKernels
+from furiosa_llm.modeling.gpu import triton_attention_kernels as triton_kernels
+from furiosa_llm.modeling.gpu import triton_layer_kernels, triton_rounding
+from furiosa_llm.modeling.gpu.attention_triton import TritonAttention
+from furiosa_llm.modeling.gpu.layer_triton import TritonLayerKernels
+from furiosa_llm.modeling.gpu.token_cache import TokenCache
 from furiosa_llm.modeling.step_layout import make_layout
-from furiosa_llm.modeling.token_cache import TokenCache
 
 _HOPPER = GPUTarget("cuda", 90, 32)
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -22,12 +22,12 @@ from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.execution.stopwatches import HostStopwatch
 from furiosa_llm.execution.token_caches import bind_token_caches
 from furiosa_llm.execution.token_chooser import TokenChooser
-from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel
-from furiosa_llm.modeling.cache_store import CacheStore
-from furiosa_llm.modeling.gpu_layer_kernels import LayerKernels
+from furiosa_llm.modeling.gpu.attention import GpuAttention, PagedKernel
+from furiosa_llm.modeling.gpu.cache_store import CacheStore
+from furiosa_llm.modeling.gpu.layer_kernels import LayerKernels
+from furiosa_llm.modeling.gpu.token_cache import TokenCache
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
-from furiosa_llm.modeling.token_cache import TokenCache
 from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.request import TokenizedPrompt
 from furiosa_llm.sampling_params import SamplingParams

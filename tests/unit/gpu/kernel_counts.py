@@ -11,17 +11,17 @@ from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.forward_pass import ForwardPass
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.execution.token_caches import bind_token_caches
-from furiosa_llm.modeling.attention_gpu import GpuAttention
 from furiosa_llm.modeling.attention_params import AttentionParams
-from furiosa_llm.modeling.cache_store import CacheStore
-from furiosa_llm.modeling.joined_mlp import join_mlps
-from furiosa_llm.modeling.joined_projections import join_projections
+from furiosa_llm.modeling.gpu.attention import GpuAttention
+from furiosa_llm.modeling.gpu.cache_store import CacheStore
+from furiosa_llm.modeling.gpu.joined_mlp import join_mlps
+from furiosa_llm.modeling.gpu.joined_projections import join_projections
+from furiosa_llm.modeling.gpu.one_kernel_norms import swap_norms
+from furiosa_llm.modeling.gpu.one_kernel_rotary import swap_rotaries
+from furiosa_llm.modeling.gpu.token_cache import TokenCache
 from furiosa_llm.modeling.loader import LoadedModel
-from furiosa_llm.modeling.one_kernel_norms import swap_norms
-from furiosa_llm.modeling.one_kernel_rotary import swap_rotaries
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from furiosa_llm.modeling.step_layout import StepLayout
-from furiosa_llm.modeling.token_cache import TokenCache
 from tests.unit.gpu.gpu_factories import make_share, make_step
 from tests.unit.gpu.plain_layer_kernels import PlainLayerKernels
 

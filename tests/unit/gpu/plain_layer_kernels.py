@@ -10,8 +10,8 @@ from collections import Counter
 import torch
 from torch.nn import functional
 
-from furiosa_llm.modeling.gpu_layer_kernels import GateKind
-from furiosa_llm.modeling.token_cache import TokenCache
+from furiosa_llm.modeling.gpu.layer_kernels import GateKind
+from furiosa_llm.modeling.gpu.token_cache import TokenCache
 
 
 class PlainLayerKernels:

@@ -14,7 +14,7 @@ pytest.importorskip("triton")  # torch's builds for CPUs come without it
 
 from furiosa_llm.execution.decode_graphs import DecodeShape
 from furiosa_llm.modeling.attention_params import AttentionParams
-from furiosa_llm.modeling.attention_triton import (
+from furiosa_llm.modeling.gpu.attention_triton import (
     TritonAttention,
     num_parts_for,
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from furiosa_llm.modeling.cache_store import CacheStore
-from furiosa_llm.modeling.token_cache import TokenCache
+from furiosa_llm.modeling.gpu.cache_store import CacheStore
+from furiosa_llm.modeling.gpu.token_cache import TokenCache
 from tests.unit.gpu.plain_layer_kernels import PlainLayerKernels
 
 SLOTS = torch.tensor([6, 1])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from furiosa_llm.execution.decode_graphs import DecodeShape
-from furiosa_llm.modeling.gpu_layer_kernels import layer_kernels_of_this_torch
+from furiosa_llm.modeling.gpu.layer_kernels import layer_kernels_of_this_torch
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.sampling_params import SamplingParams
 from tests.unit.gpu.gpu_path import GpuPath, Recording

@@ -13,14 +13,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
 
-from furiosa_llm.modeling import attention_gathered
-from furiosa_llm.modeling.attention_gathered import attend_gathered
-from furiosa_llm.modeling.attention_gpu import GpuAttention, PagedKernel
 from furiosa_llm.modeling.attention_params import AttentionParams
-from furiosa_llm.modeling.attention_varlen import VarlenAttention
-from furiosa_llm.modeling.layer_cache import LayerCache, LayerShape
+from furiosa_llm.modeling.cpu.layer_cache import LayerCache
+from furiosa_llm.modeling.gpu import attention_gathered
+from furiosa_llm.modeling.gpu.attention import GpuAttention, PagedKernel
+from furiosa_llm.modeling.gpu.attention_gathered import attend_gathered
+from furiosa_llm.modeling.gpu.attention_varlen import VarlenAttention
+from furiosa_llm.modeling.gpu.token_cache import TokenCache, token_bytes
+from furiosa_llm.modeling.layer_shape import LayerShape
 from furiosa_llm.modeling.step_layout import StepLayout, make_layout
-from furiosa_llm.modeling.token_cache import TokenCache, token_bytes
 from tests.attention_reference import torch_attention
 
 CPU = torch.device("cpu")

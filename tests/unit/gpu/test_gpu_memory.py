@@ -21,8 +21,8 @@ from furiosa_llm.execution.gpu_memory import MemoryUse, largest_step, measure
 from furiosa_llm.execution.gpu_start import decode_shapes
 from furiosa_llm.execution.prepared_model import prepare_model
 from furiosa_llm.execution.token_caches import block_bytes
-from furiosa_llm.modeling.layer_cache import LayerShape
-from furiosa_llm.modeling.token_cache import TokenCache
+from furiosa_llm.modeling.gpu.token_cache import TokenCache
+from furiosa_llm.modeling.layer_shape import LayerShape
 from furiosa_llm.scheduler_config import SchedulerConfig
 from furiosa_llm.scheduler_output import SchedulerOutput, StepResult
 from tests.unit.gpu.gpu_path import GpuPath

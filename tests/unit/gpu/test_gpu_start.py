@@ -16,7 +16,7 @@ from furiosa_llm.execution.gpu_device import GpuDevice
 from furiosa_llm.execution.prepared_model import PreparedModel, prepare_on_gpu
 from furiosa_llm.execution.step_queue import queue_for
 from furiosa_llm.execution.token_caches import block_bytes
-from furiosa_llm.modeling.gpu_layer_kernels import LayerKernels
+from furiosa_llm.modeling.gpu.layer_kernels import LayerKernels
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.tokenization import Tokenizer

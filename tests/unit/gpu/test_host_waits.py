@@ -12,7 +12,7 @@ from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.input_batch import InputBatch
 from furiosa_llm.execution.sampler import NO_TOKEN, sample
 from furiosa_llm.execution.token_caches import bind_token_caches
-from furiosa_llm.modeling.attention_gpu import GpuAttention
+from furiosa_llm.modeling.gpu.attention import GpuAttention
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
 from tests.unit.gpu.gpu_factories import KINDS, make_sampling, make_share, make_step

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from furiosa_llm.modeling.gpu_layer_kernels import GateKind, gate_kind_of
-from furiosa_llm.modeling.joined_mlp import JoinedMlp, join_mlps
+from furiosa_llm.modeling.gpu.joined_mlp import JoinedMlp, join_mlps
+from furiosa_llm.modeling.gpu.layer_kernels import GateKind, gate_kind_of
+from furiosa_llm.modeling.gpu.quantized_linear import Fp8Linear, quantize_linears
 from furiosa_llm.modeling.loader import load_model
-from furiosa_llm.modeling.quantized_linear import Fp8Linear, quantize_linears
 from tests.unit.gpu.plain_layer_kernels import PlainLayerKernels
 
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from furiosa_llm.modeling.int4_linear import Int4WeightLinear
-from furiosa_llm.modeling.joined_projections import (
+from furiosa_llm.modeling.gpu.int4_linear import Int4WeightLinear
+from furiosa_llm.modeling.gpu.joined_projections import (
     JoinedProjection,
     ProjectionPart,
     join_projections,
 )
-from furiosa_llm.modeling.layer_cache import LayerShape
+from furiosa_llm.modeling.gpu.quantized_linear import Fp8Linear, Int8WeightLinear, quantize_linears
+from furiosa_llm.modeling.layer_shape import LayerShape
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import AttentionLayer
-from furiosa_llm.modeling.quantized_linear import Fp8Linear, Int8WeightLinear, quantize_linears
 
 TOKEN_IDS = torch.arange(10, 40)[None]
 

@@ -15,9 +15,9 @@ from torch.nn import functional
 
 pytest.importorskip("triton")  # torch's builds for CPUs come without it
 
-from furiosa_llm.modeling.gpu_layer_kernels import GateKind
-from furiosa_llm.modeling.layer_triton import TritonLayerKernels
-from furiosa_llm.modeling.token_cache import TokenCache
+from furiosa_llm.modeling.gpu.layer_kernels import GateKind
+from furiosa_llm.modeling.gpu.layer_triton import TritonLayerKernels
+from furiosa_llm.modeling.gpu.token_cache import TokenCache
 from tests.unit.gpu.triton_interpreter import skip_without_interpreter
 
 KERNELS = TritonLayerKernels()

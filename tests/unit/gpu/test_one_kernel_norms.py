@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from furiosa_llm.modeling.gpu.one_kernel_norms import OneKernelNorm, swap_norms
 from furiosa_llm.modeling.loader import load_model
-from furiosa_llm.modeling.one_kernel_norms import OneKernelNorm, swap_norms
 from tests.unit.gpu.plain_layer_kernels import PlainLayerKernels
 
 TOKEN_IDS = torch.arange(10, 40)[None]

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from furiosa_llm.modeling.joined_projections import join_projections
-from furiosa_llm.modeling.layer_cache import LayerShape
-from furiosa_llm.modeling.one_kernel_rotary import swap_rotaries
+from furiosa_llm.modeling.gpu.joined_projections import join_projections
+from furiosa_llm.modeling.gpu.one_kernel_rotary import swap_rotaries
+from furiosa_llm.modeling.layer_shape import LayerShape
 from furiosa_llm.modeling.paged_attention import AttentionLayer
 from tests.unit.gpu.plain_layer_kernels import PlainLayerKernels
 from tests.unit.gpu.test_joined_projections import load, logits_of

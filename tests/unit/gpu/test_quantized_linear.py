@@ -13,9 +13,9 @@ from torch import nn
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError, ModelLoadError
 from furiosa_llm.execution.model_options import dtype_of, refuse_unserved_options
-from furiosa_llm.modeling.int4_linear import Int4WeightLinear
+from furiosa_llm.modeling.gpu.int4_linear import Int4WeightLinear
+from furiosa_llm.modeling.gpu.quantized_linear import Fp8Linear, Int8WeightLinear, quantize_linears
 from furiosa_llm.modeling.loader import load_model
-from furiosa_llm.modeling.quantized_linear import Fp8Linear, Int8WeightLinear, quantize_linears
 from tests.unit.gpu.host_waits import HostWaits
 
 GPU = torch.device("cuda:0")

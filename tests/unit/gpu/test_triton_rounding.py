@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from furiosa_llm.modeling import quantized_linear
-from furiosa_llm.modeling.triton_rounding import round_to_fp8
+from furiosa_llm.modeling.gpu import quantized_linear
+from furiosa_llm.modeling.gpu.triton_rounding import round_to_fp8
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 

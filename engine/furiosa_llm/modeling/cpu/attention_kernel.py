@@ -1,0 +1,305 @@
+"""Paged attention as numba compiles it.
+
+Each block is read once for all query heads and for a tile of queries, and the softmax is taken
+block by block without the scores ever being stored (online softmax, Milakov and Gimelshein 2018;
+FlashAttention, Dao 2022). The result of a row does not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from furiosa_llm.modeling.cpu.float_tile import tile_product
+from furiosa_llm.modeling.cpu.matmul_tile import MAX_TILE_ROWS, PANEL_VECTORS, PANEL_WIDTH
+from furiosa_llm.modeling.cpu.simd import (
+    LANES,
+    add,
+    exceeds,
+    exponential2,
+    load,
+    max_of,
+    maximum,
+    mul,
+    splat,
+    store,
+    sub,
+    sum_of,
+)
+from furiosa_llm.modeling.step_layout import QUERY_TILE
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+_LOWEST = np.float32(-1e30)
+_LOG2_E = 1.4426950408889634
+_FEW_ROWS = 3  # of which tiles twice as wide fit into the registers
+
+# What a processor reads ahead of its own accord serves blocks best.
+_multiply_panel = tile_product(PANEL_VECTORS, fetches_ahead=False)
+_multiply_column = tile_product(1, fetches_ahead=False)
+_multiply_wide = tile_product(2 * PANEL_VECTORS, fetches_ahead=False, max_rows=_FEW_ROWS)
+_NOTHING_AHEAD = (0, 0)
+
+
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+def store_tokens(
+    blocks: Floats,
+    block_size: int,
+    slot_mapping: npt.NDArray[np.int64],
+    key: Floats,
+    value: Floats,
+) -> None:
+    """Writes keys [T, K, D] and values [T, K, E] to their slots of [N, K, D * B + B * E]."""
+    key_size = key.shape[2]
+    value_start = key_size * block_size
+    value_stride = (blocks.shape[2] - value_start) // block_size
+    for token in range(slot_mapping.shape[0]):
+        block, offset = slot_mapping[token] // block_size, slot_mapping[token] % block_size
+        for head in range(key.shape[1]):
+            lines = blocks[block, head]
+            for d in range(key_size):
+                lines[d * block_size + offset] = key[token, head, d]
+            start = value_start + offset * value_stride
+            for e in range(value.shape[2]):
+                lines[start + e] = value[token, head, e]
+
+
+@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
+    query: Floats,
+    query_stride: int,
+    blocks: Floats,
+    output: Floats,
+    key_size: int,
+    block_size: int,
+    tasks: Ints,
+    query_start_loc: Ints,
+    seq_lens: Ints,
+    block_tables: Ints,
+    scaling: float,
+    sliding_window: int,
+    softcap: float,
+    sinks: Floats,
+    heads_per_unit: int,
+    first_unit: int,
+    unit_stride: int,
+) -> None:
+    """Computes the units `first_unit`, `first_unit + unit_stride`, … of a step's attention.
+
+    A unit is one task (up to `QUERY_TILE` queries of one request) and some key heads.
+
+    Args:
+        query: Flat; token t's heads lie at t * query_stride, [H, D].
+        query_stride: Elements from one token's queries to the next one's.
+        blocks: [N, K, D * B + B * E], with the step's own keys and values already stored.
+        output: [T, H, E], written; E without the padding of `blocks`.
+        key_size: D.
+        block_size: B.
+        tasks: [*, 3], request and token range [start, stop) within the step.
+        query_start_loc: [R + 1].
+        seq_lens: [R].
+        block_tables: [R, M].
+        scaling: Factor on the scores.
+        sliding_window: Most keys that a query sees; the longest sequence if there is no window.
+        softcap: Bound on the scores; 0 for none.
+        sinks: [H], or [0] where the layer has none.
+        heads_per_unit: Key heads of a unit; a divisor of K.
+        first_unit: The first unit to compute.
+        unit_stride: Distance to the next one.
+    """
+    num_kv_heads, head_span = blocks.shape[1], blocks.shape[2]
+    num_heads, value_size = output.shape[1], output.shape[2]
+    group_size = num_heads // num_kv_heads
+    padded_size = (head_span - key_size * block_size) // block_size
+    cache = blocks.reshape(-1)
+    max_head_rows = QUERY_TILE * group_size
+    max_rows = max_head_rows * heads_per_unit
+    queries = np.empty(max_rows * key_size, np.float32)
+    weights = np.empty(max_head_rows * block_size, np.float32)
+    zeros = np.zeros(block_size, np.float32)
+    row_max = np.empty(max_rows, np.float32)
+    row_sum = np.empty(max_rows * LANES, np.float32)  # of each lane of a vector
+    acc = np.empty(max_rows * padded_size, np.float32)
+    units_per_task = num_kv_heads // heads_per_unit
+    # Powers are taken of two, as a processor does it.
+    scale = np.float32(scaling if softcap > 0 else scaling * _LOG2_E)
+
+    num_units = tasks.shape[0] * units_per_task
+    for unit in range(first_unit, num_units, unit_stride):
+        task, first_head = unit // units_per_task, unit % units_per_task * heads_per_unit
+        request, start, stop = tasks[task, 0], tasks[task, 1], tasks[task, 2]
+        # Position in the request of the step's first token of this request, less its place.
+        shift = seq_lens[request] - query_start_loc[request + 1]
+        num_rows = (stop - start) * group_size  # of each key head
+        for row in range(num_rows * heads_per_unit):
+            token = start + row % num_rows // group_size
+            head = (first_head + row // num_rows) * group_size + row % group_size
+            q = token * query_stride + head * key_size
+            for d in range(key_size):
+                queries[row * key_size + d] = query[q + d] * scale
+            row_max[row] = _LOWEST
+            store(row_sum, row * LANES, splat(_ZERO))
+            if sinks.shape[0] > 0:
+                row_max[row] = sinks[head] * np.float32(_LOG2_E)
+                row_sum[row * LANES] = _ONE
+        acc[: num_rows * heads_per_unit * padded_size] = _ZERO
+
+        first_block = max(start + shift - sliding_window + 1, 0) // block_size
+        stop_block = (stop - 1 + shift) // block_size + 1
+        for index in range(first_block, stop_block):
+            block_start = block_tables[request, index] * num_kv_heads * head_span
+            num_visible = min(stop + shift - index * block_size, block_size)  # by any row
+            width = -(-num_visible // LANES) * LANES
+            for kv_head in range(heads_per_unit):
+                keys = block_start + (first_head + kv_head) * head_span
+                values = keys + key_size * block_size
+                first = kv_head * num_rows
+                _multiply(
+                    num_rows,
+                    (queries, first * key_size, key_size),
+                    (cache, keys, block_size, key_size, width),
+                    (zeros, 0, 0),
+                    (weights, 0, block_size),
+                )
+                row = 0
+                for token in range(start, stop):
+                    # Of the last one that its queries see, within the block.
+                    position = token + shift - index * block_size
+                    visible = (max(position - sliding_window + 1, 0), min(position + 1, width))
+                    for _ in range(group_size):
+                        scores = (weights, row * block_size, width)
+                        if softcap > 0:
+                            _cap(scores, softcap)
+                        _hide(scores, visible, _LOWEST)
+                        old = row_max[first + row]
+                        peaks = _peaks(scores, old)
+                        if exceeds(peaks, old):
+                            row_max[first + row] = max_of(peaks)
+                            shrink = exponential2(splat(old - row_max[first + row]))
+                            _scale(row_sum, (first + row) * LANES, LANES, shrink)
+                            _scale(acc, (first + row) * padded_size, padded_size, shrink)
+                        total = _exponentiate(scores, row_max[first + row])
+                        total = add(total, load(row_sum, (first + row) * LANES))
+                        store(row_sum, (first + row) * LANES, total)
+                        _hide(scores, visible, _ZERO)
+                        row += 1
+                _multiply(
+                    num_rows,
+                    (weights, 0, block_size),
+                    (cache, values, padded_size, num_visible, padded_size),
+                    (acc, first * padded_size, padded_size),
+                    (acc, first * padded_size, padded_size),
+                )
+
+        for row in range(num_rows * heads_per_unit):
+            token = start + row % num_rows // group_size
+            head = (first_head + row // num_rows) * group_size + row % group_size
+            factor = _ONE / sum_of(load(row_sum, row * LANES))
+            for e in range(value_size):
+                output[token, head, e] = acc[row * padded_size + e] * factor
+
+
+KERNELS = (store_tokens, attend)
+
+
+@numba.njit(nogil=True)
+def _multiply(
+    num_rows: int,
+    inputs: tuple[Floats, int, int],
+    weights: tuple[Floats, int, int, int, int],
+    initial: tuple[Floats, int, int],
+    output: tuple[Floats, int, int],
+) -> None:
+    """Writes output = initial + inputs @ weights.
+
+    Matrices are a flat array, where they begin, and how far apart their rows lie; that of weights
+    also how many rows and columns it has (a multiple of 16).
+    """
+    matrix, start, stride, depth, width = weights
+    column = 0
+    if num_rows <= _FEW_ROWS:
+        while column + 2 * PANEL_WIDTH <= width:
+            _multiply_wide(
+                *(num_rows, *inputs, matrix, start + column, stride, depth, _NOTHING_AHEAD),
+                *(initial[0], initial[1] + column, initial[2]),
+                *(output[0], output[1] + column, output[2]),
+            )
+            column += 2 * PANEL_WIDTH
+    while column + PANEL_WIDTH <= width:
+        for row in range(0, num_rows, MAX_TILE_ROWS):
+            _multiply_panel(
+                *(min(num_rows - row, MAX_TILE_ROWS), *_place(inputs, row, 0)),
+                *(matrix, start + column, stride, depth, _NOTHING_AHEAD),
+                *(*_place(initial, row, column), *_place(output, row, column)),
+            )
+        column += PANEL_WIDTH
+    while column < width:
+        for row in range(0, num_rows, MAX_TILE_ROWS):
+            _multiply_column(
+                *(min(num_rows - row, MAX_TILE_ROWS), *_place(inputs, row, 0)),
+                *(matrix, start + column, stride, depth, _NOTHING_AHEAD),
+                *(*_place(initial, row, column), *_place(output, row, column)),
+            )
+        column += LANES
+
+
+@numba.njit(nogil=True, inline="always")
+def _place(matrix: tuple[Floats, int, int], row: int, column: int) -> tuple[Floats, int, int]:
+    """Returns the part of a matrix that begins at a row and a column."""
+    array, start, stride = matrix
+    return array, start + row * stride + column, stride
+
+
+# What follows takes one query's scores: a flat array, where they begin, and how many there are.
+
+
+@numba.njit(nogil=True, inline="always")
+def _cap(scores: tuple[Floats, int, int], softcap: float) -> None:
+    array, start, size = scores
+    for s in range(start, start + size):
+        array[s] = softcap * _LOG2_E * math.tanh(array[s] / softcap)
+
+
+@numba.njit(nogil=True, inline="always")
+def _hide(scores: tuple[Floats, int, int], visible: tuple[int, int], number: np.float32) -> None:
+    """Writes a number over the tokens of a block that are not in [start, stop)."""
+    array, start, size = scores
+    for s in range(start, start + min(visible[0], size)):
+        array[s] = number
+    for s in range(start + max(visible[1], 0), start + size):
+        array[s] = number
+
+
+@numba.njit(nogil=True, inline="always")
+def _peaks(scores: tuple[Floats, int, int], at_least: np.float32) -> Any:
+    """Returns the largest scores of each lane."""
+    array, start, size = scores
+    peaks = splat(at_least)
+    for s in range(start, start + size, LANES):
+        peaks = maximum(peaks, load(array, s))
+    return peaks
+
+
+@numba.njit(nogil=True, inline="always")
+def _exponentiate(scores: tuple[Floats, int, int], largest: np.float32) -> Any:
+    """Replaces each score s by 2**(s - largest), and returns their sums lane by lane."""
+    array, start, size = scores
+    total = splat(_ZERO)
+    for s in range(start, start + size, LANES):
+        power = exponential2(sub(load(array, s), splat(largest)))
+        store(array, s, power)
+        total = add(total, power)
+    return total
+
+
+@numba.njit(nogil=True, inline="always")
+def _scale(acc: Floats, start: int, size: int, factor: Any) -> None:
+    for e in range(start, start + size, LANES):
+        store(acc, e, mul(load(acc, e), factor))

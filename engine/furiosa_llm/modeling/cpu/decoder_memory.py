@@ -1,0 +1,49 @@
+"""Where the decoder layers of a model keep what their threads compute for each other."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from furiosa_llm.modeling.cpu.barrier import new_counter
+from furiosa_llm.modeling.cpu.decoder_kernel import DecoderMemory, DecoderWeights
+from furiosa_llm.modeling.cpu.products import rows_for
+
+
+class DecoderSizes(NamedTuple):
+    """Elements of a token."""
+
+    hidden: int
+    attended: int
+    projected: int
+    gated: int
+
+
+class SharedMemory:
+    """What layers that run one after the other keep their intermediate results in."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[type, DecoderSizes], tuple[int, DecoderMemory]] = {}
+
+    def for_step(
+        self, weights: DecoderWeights, sizes: DecoderSizes, num_tokens: int
+    ) -> DecoderMemory:
+        """Returns memory for so many tokens, the same to all layers of a precision and sizes."""
+        key = type(weights.qkv), sizes
+        most_tokens, memory = self._kept.get(key, (0, None))
+        if memory is None or num_tokens > most_tokens:
+            memory = _reserve(weights, sizes, num_tokens)
+            self._kept[key] = num_tokens, memory
+        return memory
+
+
+def _reserve(weights: DecoderWeights, sizes: DecoderSizes, num_tokens: int) -> DecoderMemory:
+    widest = max(sizes.projected, 2 * sizes.gated)
+    return DecoderMemory(
+        rows=rows_for(weights.qkv, num_tokens, max(sizes.hidden, sizes.attended, sizes.gated)),
+        projected=np.empty(num_tokens * widest, np.float32),
+        attended=np.empty(num_tokens * sizes.attended, np.float32),
+        changes=np.empty(num_tokens * sizes.hidden, np.float32),
+        counter=new_counter(),
+    )

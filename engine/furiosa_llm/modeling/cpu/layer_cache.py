@@ -1,0 +1,46 @@
+"""The keys and values of one attention layer on a CPU, in blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from furiosa_llm.modeling.cpu import huge_pages
+from furiosa_llm.modeling.layer_shape import LayerShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCache:
+    """Keys and values of N blocks of B tokens.
+
+    All that a block holds lies together, head by head: a head's keys, then its values. A step
+    reads whole blocks in no order, and memory gives long stretches much faster than short ones.
+    Keys lie with the tokens of a block side by side, so that one query's scores against a block
+    are computed for many tokens at once; values lie with the elements of a head side by side.
+    """
+
+    blocks: torch.Tensor  # [N, K, D * B + B * E], E padded to a multiple of 16
+    shape: LayerShape
+    block_size: int
+
+    @classmethod
+    def allocate(cls, shape: LayerShape, *, num_blocks: int, block_size: int) -> LayerCache:
+        """Reserves the memory, whose pages are taken only as blocks are written."""
+        head_span = (shape.key_size + shape.padded_value_size) * block_size
+        blocks = huge_pages.zeros((num_blocks, shape.num_kv_heads, head_span), np.float32)
+        return cls(blocks=torch.from_numpy(blocks), shape=shape, block_size=block_size)
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """A view of the keys, [N, K, D, B]."""
+        keys = self.blocks[..., : self.shape.key_size * self.block_size]
+        return keys.view(*keys.shape[:2], -1, self.block_size)
+
+    @property
+    def values(self) -> torch.Tensor:
+        """A view of the values, [N, K, B, E]."""
+        values = self.blocks[..., self.shape.key_size * self.block_size :]
+        rows = values.view(*values.shape[:2], self.block_size, -1)
+        return rows[..., : self.shape.value_size]

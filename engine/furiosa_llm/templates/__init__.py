@@ -1,0 +1,1 @@
+"""A sandbox for Jinja templates, bounded in time and memory; see `BoundedEnvironment`."""
