@@ -16,9 +16,8 @@ import time
 
 import torch
 
-from furiosa_llm.config import CacheConfig, ModelInfo
 from furiosa_llm.engine_core import EngineCore
-from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.engine_limits import CacheConfig, EngineLimits, ModelInfo
 from furiosa_llm.execution.decode_graphs import DecodeGraphs, Work, default_shapes
 from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars

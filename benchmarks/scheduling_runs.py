@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.scheduling_workloads import VOCAB_SIZE, Row
-from furiosa_llm.config import CacheConfig, ModelInfo
+from furiosa_llm.engine_limits import CacheConfig, ModelInfo
 from furiosa_llm.execution.step_queue import FinishedStep, StepRunner
 from furiosa_llm.replicas.dispatcher import Dispatcher, low_water_tokens
 from furiosa_llm.request import FinishReason, Request, TokenizedPrompt

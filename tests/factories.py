@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from furiosa_llm.config import CacheConfig, ModelInfo
+from furiosa_llm.engine_limits import CacheConfig, ModelInfo
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.outputs import RequestOutput
 from furiosa_llm.prompt_intake import Prompt

@@ -1,4 +1,4 @@
-"""What the user asked for (`EngineArgs`), and the decided values that the engine runs by."""
+"""What the user asks of an engine: `EngineArgs`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from furiosa_llm.config_checks import (
+    require_one_of,
+    require_positive,
+    require_ratio,
+    require_room_for_each,
+    require_utilization,
+)
 from furiosa_llm.devices import MAX_PROCESSES, parse_devices
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.options import (
@@ -239,16 +246,16 @@ class EngineArgs:
         if self.spare_blocks_ratio is not None:
             require_ratio(self.spare_blocks_ratio)
         if self.gpu_memory_utilization is not None:
-            _require_utilization(self.gpu_memory_utilization)
+            require_utilization(self.gpu_memory_utilization)
         if self.devices is not None:
             parse_devices(self.devices)
         if self.cache_dir == "":
             raise ConfigError("cache_dir must be a folder, or None for none, got ''")
-        _require_one_of("dtype", self.dtype, DTYPES)
+        require_one_of("dtype", self.dtype, DTYPES)
         if self.quantization is not None:
-            _require_one_of("quantization", self.quantization, QUANTIZATIONS)
-        _require_one_of("tokenizer_mode", self.tokenizer_mode, TOKENIZER_MODES)
-        _require_one_of("paged_attention_block_size", self.paged_attention_block_size, BLOCK_SIZES)
+            require_one_of("quantization", self.quantization, QUANTIZATIONS)
+        require_one_of("tokenizer_mode", self.tokenizer_mode, TOKENIZER_MODES)
+        require_one_of("paged_attention_block_size", self.paged_attention_block_size, BLOCK_SIZES)
 
     def dtype_on(self, device_type: str) -> str:
         """Returns the type of what is not quantised on a `cpu` or `cuda`; `auto` is the model's."""
@@ -277,79 +284,3 @@ class EngineArgs:
         """Takes the options from a parsed namespace, which may hold other names too."""
         names = [entry.name for entry in options_of(cls)]
         return cls(**{name: getattr(args, name) for name in names})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelInfo:
-    """What the engine has to know of a model.
-
-    Attributes:
-        max_model_len: Longest prompt plus answer, in tokens.
-        vocab_size: Length of its logits.
-        eos_token_ids: Tokens that end an answer.
-    """
-
-    max_model_len: int
-    vocab_size: int
-    eos_token_ids: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheConfig:
-    """The paged KV cache: `num_blocks` blocks of `block_size` tokens in every layer."""
-
-    num_blocks: int
-    block_size: int
-    enable_prefix_caching: bool = True
-
-    def num_blocks_for(self, num_tokens: int) -> int:
-        """Returns how many blocks hold `num_tokens` tokens."""
-        return -(-num_tokens // self.block_size)
-
-
-def _require_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-
-
-def _require_utilization(share: float) -> None:
-    if not 0 < share <= 1:
-        raise ConfigError(f"gpu_memory_utilization must be in (0, 1], got {share}")
-
-
-def require_room_for_each(max_num_batched_tokens: int | None, max_num_seqs: int | None) -> None:
-    """Refuses steps that are too small for the requests that run; None is not decided yet.
-
-    Raises:
-        ConfigError: Fewer tokens than requests are allowed.
-    """
-    if max_num_batched_tokens is None or max_num_seqs is None:
-        return
-    if max_num_batched_tokens < max_num_seqs:
-        raise ConfigError(
-            f"max_num_batched_tokens ({max_num_batched_tokens}) must be at least "
-            f"max_num_seqs ({max_num_seqs}), so that every running request can have one "
-            "token in a step"
-        )
-
-
-def require_positive(owner: object, names: tuple[str, ...]) -> None:
-    """Refuses attributes below 1; None is not decided yet.
-
-    Raises:
-        ConfigError: One is.
-    """
-    for name in names:
-        value = getattr(owner, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
-
-
-def require_ratio(ratio: float) -> None:
-    """Refuses a share of spare blocks that would leave none for use.
-
-    Raises:
-        ConfigError: It is not in [0, 1).
-    """
-    if not 0 <= ratio < 1:
-        raise ConfigError(f"spare_blocks_ratio must be in [0, 1), got {ratio}")

@@ -4,8 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from furiosa_llm.config import CacheConfig, ModelInfo
 from furiosa_llm.scheduler_config import SchedulerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the engine has to know of a model.
+
+    Attributes:
+        max_model_len: Longest prompt plus answer, in tokens.
+        vocab_size: Length of its logits.
+        eos_token_ids: Tokens that end an answer.
+    """
+
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """The paged KV cache: `num_blocks` blocks of `block_size` tokens in every layer."""
+
+    num_blocks: int
+    block_size: int
+    enable_prefix_caching: bool = True
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """Returns how many blocks hold `num_tokens` tokens."""
+        return -(-num_tokens // self.block_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

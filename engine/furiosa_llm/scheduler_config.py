@@ -7,14 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from furiosa_llm.config import (
-    DEFAULT_MAX_NUM_BATCHED_TOKENS,
-    DEFAULT_MAX_NUM_SEQS,
-    EngineArgs,
-    require_positive,
-    require_ratio,
-    require_room_for_each,
-)
+from furiosa_llm.config import DEFAULT_MAX_NUM_BATCHED_TOKENS, DEFAULT_MAX_NUM_SEQS, EngineArgs
+from furiosa_llm.config_checks import require_positive, require_ratio, require_room_for_each
 from furiosa_llm.errors import ConfigError
 
 _COUNTS = (

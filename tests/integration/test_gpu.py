@@ -16,11 +16,11 @@ from furiosa_llm.execution.logprobs import ChosenLogits
 from furiosa_llm.execution.sampler import sample
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.modeling.attention_params import AttentionParams
-from furiosa_llm.modeling.gpu.attention import GpuAttention, PagedKernel, kernels_of_this_torch
+from furiosa_llm.modeling.gpu import available_kernels
+from furiosa_llm.modeling.gpu.attention import GpuAttention, PagedKernel
 from furiosa_llm.modeling.gpu.layer_kernels import (
     GateKind,
     LayerKernels,
-    layer_kernels_of_this_torch,
 )
 from furiosa_llm.modeling.gpu.quantized_linear import quantize_linears
 from furiosa_llm.modeling.gpu.token_cache import TokenCache
@@ -100,7 +100,7 @@ def test_choosing_tokens_on_a_gpu_waits_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "kernel", kernels_of_this_torch(), ids=lambda kernel: type(kernel).__name__
+    "kernel", available_kernels.attention_kernels(), ids=lambda kernel: type(kernel).__name__
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("window", [None, 100])
@@ -127,7 +127,7 @@ def test_a_kernel_is_found_to_agree_on_this_gpu(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_kernels_between_products_say_what_plain_torch_says(dtype: torch.dtype) -> None:
-    kernels, plain = layer_kernels_of_this_torch(), PlainLayerKernels()
+    kernels, plain = available_kernels.layer_kernels(), PlainLayerKernels()
     assert kernels is not None
     make = functools.partial(torch.randn, dtype=dtype, device=GPU)
     product, cos, sin = make(1, 5, 48 * 128), make(1, 5, 128), make(1, 5, 128)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from furiosa_llm.config import EngineArgs, ModelInfo
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.engine_limits import ModelInfo
 from furiosa_llm.errors import InvalidParamsError, StructureFailedError
 from furiosa_llm.execution.grammar_masks import GrammarMasks
 from furiosa_llm.execution.grammars import Grammars

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from furiosa_llm.config import CacheConfig, ModelInfo
 from furiosa_llm.engine_core import EngineCore
-from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.engine_limits import CacheConfig, EngineLimits, ModelInfo
 from furiosa_llm.errors import (
     NonFiniteLogitsError,
     PromptFailedError,

@@ -4,7 +4,7 @@ from typing import cast
 
 import torch
 
-from furiosa_llm.config import ModelInfo
+from furiosa_llm.engine_limits import ModelInfo
 from furiosa_llm.errors import NonFiniteLogitsError
 from furiosa_llm.execution.block_tables import BlockTables
 from furiosa_llm.execution.grammar_masks import GrammarMasks

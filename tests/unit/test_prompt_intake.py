@@ -4,8 +4,7 @@ from typing import cast
 
 import pytest
 
-from furiosa_llm.config import CacheConfig, ModelInfo
-from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.engine_limits import CacheConfig, EngineLimits, ModelInfo
 from furiosa_llm.prompt_intake import PromptIntake
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.scheduler_config import SchedulerConfig

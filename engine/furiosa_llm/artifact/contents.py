@@ -5,13 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from furiosa_llm.config import (
-    DTYPES,
-    QUANTIZATIONS,
-    require_positive,
-    require_ratio,
-    require_room_for_each,
-)
+from furiosa_llm.config import DTYPES, QUANTIZATIONS
+from furiosa_llm.config_checks import require_positive, require_ratio, require_room_for_each
 from furiosa_llm.errors import ConfigError
 
 FORMAT = "furiosa-llm-artifact"

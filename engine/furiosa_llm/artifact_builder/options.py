@@ -6,12 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from furiosa_llm.artifact.contents import PARALLEL_SIZES, Bucket, RuntimeConfig
-from furiosa_llm.config import (
-    DEFAULT_MAX_NUM_BATCHED_TOKENS,
-    DTYPES,
-    QUANTIZATIONS,
-    require_positive,
-)
+from furiosa_llm.config import DEFAULT_MAX_NUM_BATCHED_TOKENS, DTYPES, QUANTIZATIONS
+from furiosa_llm.config_checks import require_positive
 from furiosa_llm.device_mesh import build_mesh
 from furiosa_llm.devices import Device, parse_devices
 from furiosa_llm.errors import ConfigError

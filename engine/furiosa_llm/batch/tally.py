@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from furiosa_llm.batch.summary import BatchSummary, Example, FirstError, Progress
-from furiosa_llm.config import CacheConfig
 from furiosa_llm.dataset.answer import AnswerRow
 from furiosa_llm.dataset.arrow_values import value_text
 from furiosa_llm.dataset.saved_parts import SavedRows
+from furiosa_llm.engine_limits import CacheConfig
 from furiosa_llm.outputs import StepStats
 
 

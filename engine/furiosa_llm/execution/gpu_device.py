@@ -10,8 +10,9 @@ import torch
 from furiosa_llm.execution.cuda_graphs import CudaGraphRecorder
 from furiosa_llm.execution.decode_graphs import GraphRecorder
 from furiosa_llm.execution.gpu_memory import CudaMemory, MemoryReader
-from furiosa_llm.modeling.gpu.attention import PagedKernel, kernels_of_this_torch
-from furiosa_llm.modeling.gpu.layer_kernels import LayerKernels, layer_kernels_of_this_torch
+from furiosa_llm.modeling.gpu import available_kernels
+from furiosa_llm.modeling.gpu.attention import PagedKernel
+from furiosa_llm.modeling.gpu.layer_kernels import LayerKernels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,6 @@ class GpuDevice:
             device=device,
             memory=CudaMemory(device),
             recorder=CudaGraphRecorder(device),
-            kernels=tuple(kernels_of_this_torch()),
-            layer_kernels=layer_kernels_of_this_torch(),
+            kernels=tuple(available_kernels.attention_kernels()),
+            layer_kernels=available_kernels.layer_kernels(),
         )

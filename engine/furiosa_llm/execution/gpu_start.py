@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from furiosa_llm.artifact.reading import is_artifact, read_artifact
-from furiosa_llm.config import CacheConfig, EngineArgs
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.engine_limits import CacheConfig
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.execution import gpu_memory
 from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape, default_shapes

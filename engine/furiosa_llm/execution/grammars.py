@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from furiosa_llm.config import ModelInfo
+from furiosa_llm.engine_limits import ModelInfo
 from furiosa_llm.errors import InvalidParamsError
 from furiosa_llm.structured_outputs import FORMS, StructuredOutputs
 from furiosa_llm.tokenization import Tokenizer

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from furiosa_llm.config import CacheConfig, EngineArgs
-from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.config import EngineArgs
+from furiosa_llm.engine_limits import CacheConfig, EngineLimits
 from furiosa_llm.execution import gpu_start, kv_cache
 from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape
 from furiosa_llm.execution.forward_pass import ForwardPass

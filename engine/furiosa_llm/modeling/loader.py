@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from furiosa_llm.config import ModelInfo
+from furiosa_llm.engine_limits import ModelInfo
 from furiosa_llm.errors import ModelLoadError
 from furiosa_llm.library_imports.meta_kernels import with_meta_kernels
 from furiosa_llm.modeling import adapters, paged_attention

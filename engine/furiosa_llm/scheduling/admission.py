@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from furiosa_llm.config import CacheConfig
+from furiosa_llm.engine_limits import CacheConfig
 from furiosa_llm.errors import NeverFitsError, PromptTooLongError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import insort_left
 from collections.abc import Iterable
 
-from furiosa_llm.config import CacheConfig
+from furiosa_llm.engine_limits import CacheConfig
 from furiosa_llm.request import Request
 from furiosa_llm.scheduling.answer_lengths import AnswerLengths
 

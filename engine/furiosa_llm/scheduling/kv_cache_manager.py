@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from furiosa_llm.config import CacheConfig
+from furiosa_llm.engine_limits import CacheConfig
 from furiosa_llm.request import Request, RequestAccount
 from furiosa_llm.scheduling.block_pool import BlockPool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from furiosa_llm.config import CacheConfig, ModelInfo
+from furiosa_llm.engine_limits import CacheConfig, ModelInfo
 from furiosa_llm.errors import NonFiniteLogitsError, RequestError, StructureFailedError
 from furiosa_llm.request import FinishReason, Request, RequestStatus
 from furiosa_llm.scheduler_config import SchedulerConfig

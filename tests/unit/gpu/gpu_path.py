@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from furiosa_llm.config import CacheConfig, EngineArgs
+from furiosa_llm.config import EngineArgs
 from furiosa_llm.engine_core import EngineCore
-from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.engine_limits import CacheConfig, EngineLimits
 from furiosa_llm.execution.decode_graphs import DecodeGraphs, DecodeShape, Work
 from furiosa_llm.execution.forward_pass import ForwardPass
 from furiosa_llm.execution.gpu_start import use_fewer_kernels

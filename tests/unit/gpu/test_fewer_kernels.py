@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from furiosa_llm.execution.decode_graphs import DecodeShape
-from furiosa_llm.modeling.gpu.layer_kernels import layer_kernels_of_this_torch
+from furiosa_llm.modeling.gpu import available_kernels
 from furiosa_llm.modeling.loader import load_model
 from furiosa_llm.sampling_params import SamplingParams
 from tests.unit.gpu.gpu_path import GpuPath, Recording
@@ -63,7 +63,7 @@ def test_models_answer_the_same_with_the_kernels_of_triton(
     skip_without_interpreter()
     path, prompts = checkpoint(name), [[5, 6, 7], [9]]
     params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
-    kernels = Mock(wraps=layer_kernels_of_this_torch())
+    kernels = Mock(wraps=available_kernels.layer_kernels())
 
     fewer = GpuPath.of(path, layer_kernels=kernels, shapes=[DecodeShape(2, 64)])
     kernels.reset_mock()

@@ -9,8 +9,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from furiosa_llm.config import CacheConfig, ModelInfo
-from furiosa_llm.engine_limits import EngineLimits
+from furiosa_llm.engine_limits import CacheConfig, EngineLimits, ModelInfo
 from furiosa_llm.errors import EngineError, NeverFitsError, PromptFailedError
 from furiosa_llm.outputs import RequestMetrics, RequestOutput, StepStats
 from furiosa_llm.replicas.launcher_process import LauncherProcess

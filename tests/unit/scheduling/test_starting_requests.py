@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from furiosa_llm.config import CacheConfig
+from furiosa_llm.engine_limits import CacheConfig
 from furiosa_llm.request import FinishReason, Request
 from furiosa_llm.scheduling.answer_lengths import AnswerLengths
 from furiosa_llm.scheduling.block_forecast import BlockForecast

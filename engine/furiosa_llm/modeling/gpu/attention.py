@@ -14,7 +14,6 @@ import torch
 
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.gpu.attention_gathered import attend_gathered
-from furiosa_llm.modeling.gpu.attention_varlen import VarlenAttention
 from furiosa_llm.modeling.gpu.cache_store import CacheStore
 from furiosa_llm.modeling.gpu.token_cache import TokenCache
 from furiosa_llm.modeling.step_layout import StepLayout, make_layout
@@ -96,19 +95,6 @@ class GpuAttention:
             query.dtype,
         )
         return None
-
-
-def kernels_of_this_torch() -> list[PagedKernel]:
-    """Returns the kernels that there may be, the preferred first."""
-    kernels: list[PagedKernel] = []
-    varlen = VarlenAttention.find()
-    if varlen is not None:
-        kernels.append(varlen)
-    try:
-        from furiosa_llm.modeling.gpu.attention_triton import TritonAttention
-    except ImportError:  # torch's builds for CPUs come without Triton
-        return kernels
-    return [*kernels, TritonAttention()]
 
 
 def _agrees(

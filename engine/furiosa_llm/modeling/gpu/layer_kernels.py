@@ -84,15 +84,6 @@ class LayerKernels(Protocol):
         """Writes keys [T, K, D] and values [T, K, E] to the slots [T]. False: it has not."""
 
 
-def layer_kernels_of_this_torch() -> LayerKernels | None:
-    """Returns the kernels; None without Triton, as in torch's builds for CPUs."""
-    try:
-        from furiosa_llm.modeling.gpu.layer_triton import TritonLayerKernels
-    except ImportError:
-        return None
-    return TritonLayerKernels()
-
-
 def gate_kind_of(activation: Callable[[torch.Tensor], torch.Tensor]) -> GateKind | None:
     """Returns which activation this is, by what it says about some numbers; None if another."""
     numbers = torch.linspace(-_LARGEST_GATE, _LARGEST_GATE, 481)
