@@ -103,6 +103,13 @@ ROWS = (
                 unit="%",
             ),
             Row(
+                label=f"{shape}, the same, share of some steps in which the GPU waits",
+                job=job,
+                part="trace",
+                figure="idle_share",
+                unit="%",
+            ),
+            Row(
                 label=f"{shape}, decode, 256 requests at 1,000 tokens, of the copy bandwidth",
                 job=job,
                 part="decode",

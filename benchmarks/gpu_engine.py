@@ -22,6 +22,7 @@ from benchmarks.drivers.furiosa import engine_args
 from benchmarks.gpu_limits import Limits, finish
 from benchmarks.gpu_models import config_of
 from benchmarks.gpu_roofline import ModelCost, least_seconds_of_steps
+from benchmarks.gpu_trace import idle_share, traced_spans
 from benchmarks.workloads import WORKLOADS, WorkloadRow, make_workload
 from furiosa_llm.engine_core import EngineCore
 from furiosa_llm.execution.prepared_model import PreparedModel, prepare_model
@@ -40,6 +41,7 @@ from furiosa_llm.tokenization import Tokenizer
 NUM_DECODING, DECODE_POSITION = 256, 1000
 NUM_PREFILLED, PREFILL_LENGTH = 8, 1024
 _NUM_STEPS = 30
+_FIRST_TRACED_STEP, _NUM_TRACED_STEPS = 100, 60
 _WARM_UP_SHARE = 16
 _GREEDY = SamplingInputs(params=SamplingParams(temperature=0), seed=0, position=0)
 _WEIGHT_BYTES = {None: 2, "fp8": 1, "int8": 1, "int4": 0.625}  # with the scales of groups
@@ -73,21 +75,10 @@ class MeasuredEngine:
         Raises:
             AssertionError: An answer is not as long as it has to be.
         """
-        limits = self.model.limits
-        core = EngineCore(
-            executor=queue_for(
-                self.runner,
-                limits.scheduler_config.npu_queue_limit,
-                device_type=self.model.device.type,
-            ),
-            tokenizer=Tokenizer.from_engine_args(self.model.args),
-            limits=limits,
-        )
         lengths: dict[str, int] = {}
         steps: list[StepStats] = []
         start = time.perf_counter()
-        for index, row in enumerate(rows):
-            core.add(_prompt(index, row))
+        core = self._core_with(rows)
         while core.num_unfinished:
             for output in core.step():
                 lengths[output.request_id] = len(output.outputs[0].token_ids)
@@ -104,6 +95,20 @@ class MeasuredEngine:
             "total_tokens_per_second": (num_output_tokens + num_prompt_tokens) / seconds,
             "share_of_roofline": least / seconds,
         }
+
+    def trace(self, rows: Sequence[WorkloadRow], *, first_step: int) -> dict[str, float]:
+        """Tells which share of some steps the device waits, once it is busy with many rows."""
+        core = self._core_with(rows)
+        for _ in range(first_step):
+            core.step()
+
+        def steps() -> None:
+            for _ in range(_NUM_TRACED_STEPS):
+                core.step()
+
+        share = idle_share(traced_spans(steps, self.model.device))
+        core.close()
+        return {} if share is None else {"idle_share": share}
 
     def decode(self, *, num_requests: int, position: int) -> dict[str, float]:
         """Times steps of one token for each of many requests that have come equally far."""
@@ -122,6 +127,21 @@ class MeasuredEngine:
         )
         rate = flops / seconds
         return {"seconds": seconds, "share_of_matrix": rate / self.limits.matrix_flops_per_second}
+
+    def _core_with(self, rows: Sequence[WorkloadRow]) -> EngineCore:
+        limits = self.model.limits
+        core = EngineCore(
+            executor=queue_for(
+                self.runner,
+                limits.scheduler_config.npu_queue_limit,
+                device_type=self.model.device.type,
+            ),
+            tokenizer=Tokenizer.from_engine_args(self.model.args),
+            limits=limits,
+        )
+        for index, row in enumerate(rows):
+            core.add(_prompt(index, row))
+        return core
 
     def _step_seconds(self, num_requests: int, *, start: int, length: int) -> float:
         """Returns the middle one of many times; requests share blocks if there are too few."""
@@ -185,6 +205,7 @@ def measure(
     engine.answer(first)
     found = {"requests": engine.answer(rows)}
     if measures_steps:
+        found["trace"] = engine.trace(rows, first_step=_FIRST_TRACED_STEP)
         found["decode"] = engine.decode(num_requests=NUM_DECODING, position=DECODE_POSITION)
         found["prefill"] = engine.prefill(num_requests=NUM_PREFILLED, length=PREFILL_LENGTH)
     return found

@@ -198,11 +198,13 @@ def test_what_is_measured_on_a_gpu_runs(tiny: Path) -> None:
     ]
 
     requests: dict[str, Any] = engine.answer(rows)
+    trace = engine.trace(rows, first_step=1)
     decode = engine.decode(num_requests=4, position=100)
     prefill = engine.prefill(num_requests=2, length=30)
 
     assert requests["output_tokens_per_second"] == pytest.approx(9 / requests["seconds"])
     assert 0 < requests["share_of_roofline"] < 1
+    assert 0 <= trace["idle_share"] < 1
     assert decode["share_of_copy"] * 4e12 == pytest.approx(
         engine.cost.step_bytes(num_cached_tokens=404) / decode["seconds"]
     )
