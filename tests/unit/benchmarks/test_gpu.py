@@ -232,3 +232,9 @@ def test_a_job_that_fails_leaves_the_others_alone(
     assert {job.name for job, _, problem in outcomes if problem} == {"small"}
     too_late = list(gpu.measure(jobs, tmp_path, LIMITS, end=time.monotonic()))
     assert [problem for _, _, problem in too_late] == ["the time was over"] * 2
+
+
+def test_the_page_has_every_row_of_the_table() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "gpu.md").read_text()
+
+    assert [label for label, _ in table(None, {}) if f"| {label} |" not in page] == []
