@@ -49,7 +49,7 @@ def draw(sessions: Sequence[Session], path: Path) -> None:
 def _draw_workload(axes: Axes, result: WorkloadResult) -> None:
     runs = _measured(result)[::-1]  # the first one comes on top
     spreads = [spread(run.seconds) for run in runs]
-    bars = axes.barh(
+    axes.barh(
         [run.label for run in runs],
         [entry.median for entry in spreads],
         color=[_OURS if run.is_ours else _OTHERS for run in runs],
@@ -57,7 +57,13 @@ def _draw_workload(axes: Axes, result: WorkloadResult) -> None:
     for run, entry in zip(runs, spreads, strict=True):
         if entry.highest > entry.lowest:
             axes.plot([entry.lowest, entry.highest], [run.label] * 2, color="black", linewidth=1)
-    axes.bar_label(bars, labels=[f" {entry.median:.1f} s" for entry in spreads], padding=6)
+        axes.annotate(
+            f"{entry.median:.1f} s",
+            (entry.highest, run.label),  # behind the range, so that it crosses no figure
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+        )
     axes.margins(x=0.15)
     axes.set_xlim(left=0)
     axes.set_title(f"{result.model}: {result.workload}", loc="left", fontweight="bold")
