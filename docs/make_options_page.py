@@ -30,9 +30,10 @@ that has it wins.
 - **MODEL** is a folder, or the id of a model on the Hugging Face hub, of which `--revision` chooses
   a branch, tag or commit. It is downloaded once, into the hub's own cache; `HF_HOME`,
   `HF_HUB_OFFLINE`, `HF_ENDPOINT` and proxies mean what they mean to the hub's client.
-- An option that takes one value is refused if it is given twice. In the environment, those that may
-  be given several times have spaces between their values, but for `FURIOSA_LLM_RUN_STOP`: it is one
-  stop string, spaces and all, or a JSON list of them (`["\\n\\n", "The end"]`).
+- Of an option that is given twice the last one counts, but for `--input`, which is refused. In the
+  environment, those that may be given several times have spaces between their values, but for
+  `FURIOSA_LLM_RUN_STOP`: it is one stop string, spaces and all, or a JSON list of them
+  (`["\\n\\n", "The end"]`).
 - **SIZE** is a number, or one with a unit: `k`, `m` and `g` are powers of 1,000; `K`, `M`, `G` and
   `KiB`, `MiB`, `GiB` powers of 1,024.
 - **TIME** is a number with `s`, `m` or `h`.

@@ -17,18 +17,22 @@ SECTIONS = (INPUT_AND_OUTPUT, WORKLOAD, ARTIFACT, SAMPLING, ENGINE, DISPLAY)
 
 
 class SectionedOption(click.Option):
-    """An option that knows under which heading its help stands."""
+    """An option that knows under which heading its help stands.
 
-    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+    One that is to be given once is refused where it is given twice: one might take it for a list.
+    Of any other the last one counts, so that a script can be told something else at its end.
+    """
+
+    def __init__(
+        self, *args: Any, section: str, is_given_once: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+        self.is_given_once = is_given_once
 
 
 class SectionedCommand(click.Command):
-    """A command whose help has one heading for each section.
-
-    An option that takes one value is refused where it is given twice.
-    """
+    """A command whose help has one heading for each section."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the command line into the context."""
@@ -36,11 +40,10 @@ class SectionedCommand(click.Command):
         rest = super().parse_args(ctx, args)
         _, _, order = self.make_parser(ctx).parse_args(given)
         for param, number in Counter(order).items():
-            if number > 1 and _takes_one_value(param):
+            if number > 1 and getattr(param, "is_given_once", False):
+                name = max(param.opts, key=len)
                 raise click.UsageError(
-                    f"{max(param.opts, key=len)} is given {number} times, and one of them would "
-                    "win; give it once",
-                    ctx,
+                    f"{name} is given {number} times, and takes one; give a folder or a glob", ctx
                 )
         return rest
 
@@ -57,7 +60,3 @@ class SectionedCommand(click.Command):
             if entries:
                 with formatter.section(section):
                     formatter.write_dl(entries)
-
-
-def _takes_one_value(param: click.Parameter) -> bool:
-    return isinstance(param, click.Option) and not (param.multiple or param.count or param.is_flag)

@@ -1,4 +1,4 @@
-"""Finds the requests that a failing step fails of."""
+"""Finds which requests make a step fail."""
 
 from __future__ import annotations
 

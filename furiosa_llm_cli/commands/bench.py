@@ -83,6 +83,7 @@ Examples:
     "--input",
     metavar="INPUT",
     section=WORKLOAD,
+    is_given_once=True,
     help="Rows to answer in place of random prompts, as for run.",
 )
 @option(

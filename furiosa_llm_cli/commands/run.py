@@ -51,6 +51,7 @@ Examples:
     required=True,
     metavar="INPUT",
     section=INPUT_AND_OUTPUT,
+    is_given_once=True,
     help="Rows to answer: a .jsonl or .parquet file, a folder, a glob, - for standard input, or "
     "datasets:NAME[:[CONFIG:]SPLIT] for a dataset of the Hugging Face hub (SPLIT is train unless "
     "given).",
