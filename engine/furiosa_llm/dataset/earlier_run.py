@@ -18,7 +18,6 @@ PARTS_MANIFEST = "manifest.json"
 
 _MAX_SHOWN = 80
 _ABSENT = "not given"
-_NEWER = ("computed_on", "computed_in")  # than the first manifests, which may lack them
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,7 @@ class EarlierRun:
     def _differences(self, manifest: Manifest) -> list[str]:
         now = manifest.to_dict()["identity"]
         assert isinstance(now, dict), "a mapping is redacted to a dict"
-        told = [name for name in now if name in self.identity or name not in _NEWER]
-        names = dict.fromkeys([*self.identity, *told])
+        names = dict.fromkeys([*self.identity, *now])
         pairs = ((name, self.identity.get(name), now.get(name)) for name in names)
         return [
             f"{name} was {_shown(then)}, is now {_shown(value)}"

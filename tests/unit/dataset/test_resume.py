@@ -164,25 +164,6 @@ def test_a_changed_job_is_refused_with_every_difference_and_keeps_the_rows(tmp_p
     assert len(parts_of(output)) == 1
 
 
-def test_another_kind_of_device_or_type_is_another_job_where_the_manifest_tells_of_it(
-    tmp_path: Path,
-) -> None:
-    told = {"computed_on": "cpu", "computed_in": "float32"}
-    here = dataclasses.replace(JOB, identity={**JOB.identity, **told})
-    there = dataclasses.replace(
-        JOB, identity={**JOB.identity, "computed_on": "cuda", "computed_in": "bfloat16"}
-    )
-    stop_after(tmp_path / "old.parquet", [answer(0)])  # written before manifests told of it
-    stop_after(tmp_path / "new.parquet", [answer(0)], manifest=here)
-
-    finish(make_writer(tmp_path / "old.parquet", manifest=there))
-    with pytest.raises(
-        ConfigError,
-        match='computed_on was "cpu", is now "cuda"; computed_in was "float32", is now "bfloat16"',
-    ):
-        finish(make_writer(tmp_path / "new.parquet", manifest=there))
-
-
 def test_a_complete_output_is_left_alone(tmp_path: Path) -> None:
     output = tmp_path / "out.parquet"
     finish(make_writer(output))
