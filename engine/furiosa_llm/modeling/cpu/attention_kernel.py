@@ -15,7 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from furiosa_llm.modeling.cpu.float_tile import tile_product
-from furiosa_llm.modeling.cpu.matmul_tile import MAX_TILE_ROWS, PANEL_VECTORS, PANEL_WIDTH
+from furiosa_llm.modeling.cpu.matmul_tile import (
+    HAS_32_WIDE_REGISTERS,
+    MAX_TILE_ROWS,
+    PANEL_VECTORS,
+    PANEL_WIDTH,
+)
 from furiosa_llm.modeling.cpu.simd import (
     LANES,
     add,
@@ -41,10 +46,13 @@ _LOWEST = np.float32(-1e30)
 _LOG2_E = 1.4426950408889634
 _FEW_ROWS = 3  # of which tiles twice as wide fit into the registers
 
-# What a processor reads ahead of its own accord serves blocks best.
+# With few rows, memory is what they wait for. Where registers are half as wide, what a processor
+# reads ahead of its own accord serves blocks best.
 _multiply_panel = tile_product(PANEL_VECTORS, fetches_ahead=False)
 _multiply_column = tile_product(1, fetches_ahead=False)
-_multiply_wide = tile_product(2 * PANEL_VECTORS, fetches_ahead=False, max_rows=_FEW_ROWS)
+_multiply_wide = tile_product(
+    2 * PANEL_VECTORS, fetches_ahead=HAS_32_WIDE_REGISTERS, max_rows=_FEW_ROWS
+)
 _NOTHING_AHEAD = (0, 0)
 
 
@@ -151,20 +159,34 @@ def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
                 row_sum[row * LANES] = _ONE
         acc[: num_rows * heads_per_unit * padded_size] = _ZERO
 
-        first_block = max(start + shift - sliding_window + 1, 0) // block_size
+        first_block = _first_block(start + shift, sliding_window, block_size)
+        next_start = 0
+        if unit + unit_stride < num_units:
+            next_task = (unit + unit_stride) // units_per_task
+            next_request = tasks[next_task, 0]
+            position = tasks[next_task, 1] + seq_lens[next_request]
+            position -= query_start_loc[next_request + 1]
+            next_block = _first_block(position, sliding_window, block_size)
+            next_start = block_tables[next_request, next_block] * num_kv_heads * head_span
+            next_start += (unit + unit_stride) % units_per_task * heads_per_unit * head_span
         stop_block = (stop - 1 + shift) // block_size + 1
         for index in range(first_block, stop_block):
             block_start = block_tables[request, index] * num_kv_heads * head_span
+            next_keys = next_start
+            if index + 1 < stop_block:
+                next_keys = block_tables[request, index + 1] * num_kv_heads * head_span
+                next_keys += first_head * head_span
             num_visible = min(stop + shift - index * block_size, block_size)  # by any row
             width = -(-num_visible // LANES) * LANES
             for kv_head in range(heads_per_unit):
                 keys = block_start + (first_head + kv_head) * head_span
                 values = keys + key_size * block_size
+                following = keys + head_span if kv_head + 1 < heads_per_unit else next_keys
                 first = kv_head * num_rows
                 _multiply(
                     num_rows,
                     (queries, first * key_size, key_size),
-                    (cache, keys, block_size, key_size, width),
+                    (cache, keys, block_size, key_size, width, values),
                     (zeros, 0, 0),
                     (weights, 0, block_size),
                 )
@@ -193,7 +215,7 @@ def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
                 _multiply(
                     num_rows,
                     (weights, 0, block_size),
-                    (cache, values, padded_size, num_visible, padded_size),
+                    (cache, values, padded_size, num_visible, padded_size, following),
                     (acc, first * padded_size, padded_size),
                     (acc, first * padded_size, padded_size),
                 )
@@ -209,25 +231,32 @@ def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
 KERNELS = (store_tokens, attend)
 
 
+@numba.njit(nogil=True, inline="always")
+def _first_block(position: int, sliding_window: int, block_size: int) -> int:
+    """Returns the place of the first block that a query at a position sees."""
+    return max(position - sliding_window + 1, 0) // block_size
+
+
 @numba.njit(nogil=True)
 def _multiply(
     num_rows: int,
     inputs: tuple[Floats, int, int],
-    weights: tuple[Floats, int, int, int, int],
+    weights: tuple[Floats, int, int, int, int, int],
     initial: tuple[Floats, int, int],
     output: tuple[Floats, int, int],
 ) -> None:
     """Writes output = initial + inputs @ weights.
 
     Matrices are a flat array, where they begin, and how far apart their rows lie; that of weights
-    also how many rows and columns it has (a multiple of 16).
+    also how many rows and columns it has (a multiple of 16), and where the next ones begin.
     """
-    matrix, start, stride, depth, width = weights
+    matrix, start, stride, depth, width, following = weights
     column = 0
     if num_rows <= _FEW_ROWS:
         while column + 2 * PANEL_WIDTH <= width:
             _multiply_wide(
-                *(num_rows, *inputs, matrix, start + column, stride, depth, _NOTHING_AHEAD),
+                *(num_rows, *inputs, matrix, start + column, stride, depth),
+                (following - start, stride),
                 *(initial[0], initial[1] + column, initial[2]),
                 *(output[0], output[1] + column, output[2]),
             )

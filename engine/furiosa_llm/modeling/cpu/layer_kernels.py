@@ -15,6 +15,7 @@ from furiosa_llm.modeling.cpu.simd import (
     exponential,
     load,
     mul,
+    prefetch_to_write,
     splat,
     store,
     sub,
@@ -98,6 +99,8 @@ def rotate_and_store(  # noqa: PLR0913 - a kernel: arrays come one by one
             and slot_mapping[stop] % block_size != 0
         ):
             stop += 1
+        if stop < num_tokens:
+            _fetch_slot(blocks, block_size, key_size, slot_mapping[stop])
         for token in range(start, stop):
             for head in range(num_heads + num_kv_heads):
                 part = projected[token, head * key_size : (head + 1) * key_size]
@@ -119,6 +122,20 @@ def rotate_and_store(  # noqa: PLR0913 - a kernel: arrays come one by one
 
 
 KERNELS = (normalize, gate, rotate_and_store)
+
+
+@numba.njit(nogil=True, inline="always")
+def _fetch_slot(blocks: Floats, block_size: int, key_size: int, slot: int) -> None:
+    """Asks for the lines that a token's keys and values go to: they lie far apart."""
+    block, offset = slot // block_size, slot % block_size
+    value_start = key_size * block_size
+    value_stride = (blocks.shape[2] - value_start) // block_size
+    for head in range(blocks.shape[1]):
+        lines = blocks[block, head]
+        for d in range(key_size):
+            prefetch_to_write(lines, d * block_size + offset)
+        for e in range(0, value_stride, LANES):
+            prefetch_to_write(lines, value_start + offset * value_stride + e)
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")

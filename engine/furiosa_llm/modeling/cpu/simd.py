@@ -50,7 +50,7 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
         super().__init__(manager, numba_type, _FLOATS)
 
 
-_vector = Float32x16()
+float32x16 = Float32x16()
 
 # Each of the following is a function for kernels alone. Its body tells numba the types, and how
 # to emit the code; the first parameter is numba's own.
@@ -64,7 +64,7 @@ def load(typing: Any, array: Any, index: Any) -> Any:
         pointer = _pointer(context, builder, signature.args[0], *arguments)
         return builder.load(pointer, align=_FLOAT_BYTES)
 
-    return _vector(array, types.intp), emit
+    return float32x16(array, types.intp), emit
 
 
 @intrinsic
@@ -76,7 +76,30 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
         builder.store(arguments[2], pointer, align=_FLOAT_BYTES)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, _vector), emit
+    return types.void(array, types.intp, float32x16), emit
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Asks for the line of a flat array around an index, which may lie beyond its end."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        fetch(builder, _pointer(context, builder, signature.args[0], *arguments))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), emit
+
+
+@intrinsic
+def prefetch_to_write(typing: Any, array: Any, index: Any) -> Any:
+    """Asks for a line that will be written, so that no other core has it then."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _pointer(context, builder, signature.args[0], *arguments)
+        fetch(builder, place, to_write=True)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), emit
 
 
 @intrinsic
@@ -86,37 +109,47 @@ def splat(typing: Any, number: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _splat(builder, arguments[0])
 
-    return _vector(types.float32), emit
+    return float32x16(types.float32), emit
 
 
 @intrinsic
 def add(typing: Any, a: Any, b: Any) -> Any:
     """Returns a + b."""
-    return _vector(_vector, _vector), lambda _, builder, __, arguments: builder.fadd(*arguments)
+    return float32x16(float32x16, float32x16), lambda _, builder, __, arguments: builder.fadd(
+        *arguments
+    )
 
 
 @intrinsic
 def sub(typing: Any, a: Any, b: Any) -> Any:
     """Returns a - b."""
-    return _vector(_vector, _vector), lambda _, builder, __, arguments: builder.fsub(*arguments)
+    return float32x16(float32x16, float32x16), lambda _, builder, __, arguments: builder.fsub(
+        *arguments
+    )
 
 
 @intrinsic
 def mul(typing: Any, a: Any, b: Any) -> Any:
     """Returns a * b."""
-    return _vector(_vector, _vector), lambda _, builder, __, arguments: builder.fmul(*arguments)
+    return float32x16(float32x16, float32x16), lambda _, builder, __, arguments: builder.fmul(
+        *arguments
+    )
 
 
 @intrinsic
 def div(typing: Any, a: Any, b: Any) -> Any:
     """Returns a / b."""
-    return _vector(_vector, _vector), lambda _, builder, __, arguments: builder.fdiv(*arguments)
+    return float32x16(float32x16, float32x16), lambda _, builder, __, arguments: builder.fdiv(
+        *arguments
+    )
 
 
 @intrinsic
 def maximum(typing: Any, a: Any, b: Any) -> Any:
     """Returns the larger of a and b, element by element."""
-    return _vector(_vector, _vector), lambda _, builder, __, arguments: _larger(builder, *arguments)
+    return float32x16(float32x16, float32x16), lambda _, builder, __, arguments: _larger(
+        builder, *arguments
+    )
 
 
 @intrinsic
@@ -126,7 +159,7 @@ def minimum(typing: Any, a: Any, b: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
 
-    return _vector(_vector, _vector), emit
+    return float32x16(float32x16, float32x16), emit
 
 
 @intrinsic
@@ -136,7 +169,7 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _call(builder, "llvm.fma.v16f32", arguments)
 
-    return _vector(_vector, _vector, _vector), emit
+    return float32x16(float32x16, float32x16, float32x16), emit
 
 
 @intrinsic
@@ -146,7 +179,7 @@ def rint(typing: Any, a: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _call(builder, "llvm.rint.v16f32", arguments)
 
-    return _vector(_vector), emit
+    return float32x16(float32x16), emit
 
 
 @intrinsic
@@ -158,7 +191,7 @@ def scale_by_power(typing: Any, a: Any, whole: Any) -> Any:
         exponent = builder.shl(builder.fptosi(whole, _INTS), ir.Constant(_INTS, [23] * LANES))
         return builder.bitcast(builder.add(builder.bitcast(number, _INTS), exponent), _FLOATS)
 
-    return _vector(_vector, _vector), emit
+    return float32x16(float32x16, float32x16), emit
 
 
 @intrinsic
@@ -168,7 +201,7 @@ def sum_of(typing: Any, a: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _reduce(builder, arguments[0], lambda builder, a, b: builder.fadd(a, b))
 
-    return types.float32(_vector), emit
+    return types.float32(float32x16), emit
 
 
 @intrinsic
@@ -180,7 +213,7 @@ def exceeds(typing: Any, a: Any, number: Any) -> Any:
         bits = builder.bitcast(larger, ir.IntType(LANES))
         return builder.icmp_unsigned("!=", bits, ir.IntType(LANES)(0))
 
-    return types.boolean(_vector, types.float32), emit
+    return types.boolean(float32x16, types.float32), emit
 
 
 @intrinsic
@@ -190,7 +223,7 @@ def max_of(typing: Any, a: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _reduce(builder, arguments[0], _larger)
 
-    return types.float32(_vector), emit
+    return types.float32(float32x16), emit
 
 
 @numba.njit(nogil=True, inline="always")
