@@ -63,7 +63,8 @@ def _multiply_block(
     panels: tuple[int, int],
 ) -> None:
     num_tokens, row_size = numbers.shape
-    depth, num_outputs = row_size // STEP, output.shape[1]
+    depth = weights.packed.shape[0] // weights.bias.shape[0] // STEP
+    num_outputs = output.shape[1]
     step_width = STEP_GROUPS * GROUP_WIDTH
     num_tiles = -(-num_tokens // MAX_TILE_ROWS)
     ahead = -(-step_width // num_tiles)

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.extending import register_jitable
 
-from furiosa_llm.modeling.cpu.int8_tile import LARGEST_INPUT, STEP, ZERO_POINT
+from furiosa_llm.modeling.cpu.amx import HAS_AMX, MAX_ROWS, aligned_empty, padded_bytes
+from furiosa_llm.modeling.cpu.int8_tile import INPUT_MULTIPLE, LARGEST_INPUT, ZERO_POINT
 from furiosa_llm.modeling.cpu.layer_kernels import Floats
 
 _ZERO = np.float32(0.0)
@@ -23,18 +25,28 @@ _SHIFT = np.float32(ZERO_POINT + 0.5)  # truncation rounds to the nearest, once 
 class Int8Rows(NamedTuple):
     """Activations of T tokens: about (numbers - ZERO_POINT) * scale."""
 
-    numbers: npt.NDArray[np.uint8]  # [T, I], filled up with anything to a multiple of STEP
+    # [T, I], filled up with anything to a multiple of INPUT_MULTIPLE or more. There is memory
+    # behind them for a multiple of MAX_ROWS rows.
+    numbers: npt.NDArray[np.uint8]
     scales: Floats  # [T]
 
 
+@register_jitable
 def padded_size(size: int) -> int:
+    """Returns how many inputs the weights of so many are filled up to."""
+    return -(-size // INPUT_MULTIPLE) * INPUT_MULTIPLE
+
+
+@register_jitable
+def row_bytes(size: int) -> int:
     """Returns how many numbers a row of so many inputs has."""
-    return -(-size // STEP) * STEP
+    return int(padded_bytes(size) if HAS_AMX else padded_size(size))
 
 
 def empty_rows(num_tokens: int, size: int) -> Int8Rows:
     """Reserves memory for [T, I]."""
-    numbers = np.empty((num_tokens, padded_size(size)), np.uint8)
+    num_rows = -(-num_tokens // MAX_ROWS) * MAX_ROWS
+    numbers = aligned_empty((num_rows, row_bytes(size)), np.uint8)[:num_tokens]
     return Int8Rows(numbers, np.empty(num_tokens, np.float32))
 
 

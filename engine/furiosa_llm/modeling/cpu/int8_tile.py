@@ -10,22 +10,24 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from furiosa_llm.modeling.cpu import processor
+from furiosa_llm.modeling.cpu.amx import HAS_AMX, TILE_BYTES
 from furiosa_llm.modeling.cpu.matmul_tile import PANEL_VECTORS, PANEL_WIDTH, Tile, emit_cases
 from furiosa_llm.modeling.cpu.simd import LANES, fetch
 
-_FEATURES = binding.get_host_cpu_features()
-_HAS_VNNI = bool(_FEATURES.get("avx512vnni"))
-_HAS_AVX2 = bool(_FEATURES.get("avx2"))
+_HAS_VNNI = processor.has("avx512vnni")
+_HAS_AVX2 = processor.has("avx2")
 
 GROUP = 4  # inputs whose weights lie side by side
 GROUP_WIDTH = GROUP * PANEL_WIDTH  # weights of a group of inputs in a panel
 STEP_GROUPS = 2  # that are multiplied and summed at once
 STEP = STEP_GROUPS * GROUP  # inputs of them
+INPUT_MULTIPLE = TILE_BYTES if HAS_AMX else STEP  # that inputs are filled up to
 LARGEST_WEIGHT = 127
 LARGEST_INPUT = 127 if _HAS_VNNI else 63
 ZERO_POINT = LARGEST_INPUT + 1  # what stands for 0 among activations

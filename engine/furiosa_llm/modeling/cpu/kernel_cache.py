@@ -11,6 +11,8 @@ from typing import Protocol
 
 from numba import config as numba_config
 
+from furiosa_llm.modeling.cpu.amx import HAS_AMX
+
 _logger = logging.getLogger(__name__)
 
 
@@ -43,12 +45,12 @@ def keep_compiled(kernels: Sequence[Kernel], cache_dir: str | None) -> None:
 
 
 def _hash_of_sources() -> str:
-    """Tells versions of this package apart.
+    """Tells versions of this package apart, and whether a system lets it use all of a processor.
 
     numba compiles a kernel again when the file that defines it changes, but not when one does that
     it takes functions from.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(bytes([HAS_AMX]))
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -56,7 +56,7 @@ def gate(gates: Floats, ups: Floats, output: Floats) -> None:
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy")
-def rotate_and_store(  # noqa: PLR0913 - a kernel: arrays come one by one
+def rotate_and_store(  # noqa: C901, PLR0913 - a kernel: arrays come one by one
     projected: Floats,
     num_heads: int,
     key_size: int,

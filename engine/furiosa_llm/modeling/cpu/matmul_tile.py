@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 
+from furiosa_llm.modeling.cpu import processor
 from furiosa_llm.modeling.cpu.simd import LANES, fetch
 
-HAS_32_WIDE_REGISTERS = bool(binding.get_host_cpu_features().get("avx512f"))  # else 16 of half
+HAS_32_WIDE_REGISTERS = processor.has("avx512f")  # else 16 of half
 
 PANEL_VECTORS = 2 if HAS_32_WIDE_REGISTERS else 1
 PANEL_WIDTH = PANEL_VECTORS * LANES

@@ -12,10 +12,8 @@ from transformers.pytorch_utils import Conv1D
 from furiosa_llm.modeling.cpu import products
 from furiosa_llm.modeling.cpu.core_threads import CoreThreads
 from furiosa_llm.modeling.cpu.int8_rounding import round_weights
-from furiosa_llm.modeling.cpu.int8_rows import empty_rows
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
 from furiosa_llm.modeling.cpu.matmul_kernel import FloatWeights, pack
-from furiosa_llm.modeling.cpu.products import Rows, Weights
+from furiosa_llm.modeling.cpu.products import Weights
 
 
 class PackedLinear(nn.Module):
@@ -49,7 +47,8 @@ class PackedLinear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[*, I] -> [*, O]."""
         output = torch.empty(*inputs.shape[:-1], self.out_features)
-        rows = self._rows(inputs.reshape(-1, self.in_features).contiguous().numpy())
+        floats = inputs.reshape(-1, self.in_features).contiguous().numpy()
+        rows = products.rows_of(floats, self.weights)
         results = output.view(-1, self.out_features).numpy()
         if len(results):  # else no token of the step is sampled
             self.threads.share(
@@ -63,10 +62,6 @@ class PackedLinear(nn.Module):
     def extra_repr(self) -> str:
         """What `print(model)` shows of it."""
         return f"{self.in_features}, {self.out_features}"
-
-    def _rows(self, inputs: Floats) -> Rows:
-        """Returns [T, I] as the product takes them."""
-        return inputs
 
 
 class Int8Linear(PackedLinear):
@@ -86,11 +81,6 @@ class Int8Linear(PackedLinear):
             in_features=linear.in_features,
             out_features=linear.out_features,
         )
-
-    def _rows(self, inputs: Floats) -> Rows:
-        rows = empty_rows(*inputs.shape)
-        products.put_rows(inputs, rows)
-        return rows
 
 
 def can_pack(module: nn.Module) -> bool:

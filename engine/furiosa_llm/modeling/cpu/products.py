@@ -1,7 +1,8 @@
 """Matrix products in either precision, for kernels that do not care which.
 
-`put_row`, `take_rows` and `multiply_panels` exist for floats and for 8-bit numbers; numba picks by
-the types of what they are given.
+`put_row`, `take_rows` and `multiply_panels` exist for floats, for floats in pieces and for 8-bit
+numbers; numba picks by the types of what they are given. Pieces stand for floats where there are
+tiles to multiply them.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ from typing import Any, TypeAlias
 
 import numba
 import numpy as np
-from numba import types
 from numba.extending import overload
 
+from furiosa_llm.modeling.cpu.amx import HAS_AMX
+from furiosa_llm.modeling.cpu.int8_amx import multiply_int8_tiles
 from furiosa_llm.modeling.cpu.int8_matmul import Int8Weights, multiply_int8
-from furiosa_llm.modeling.cpu.int8_rows import Int8Rows, empty_rows, padded_size, round_row
+from furiosa_llm.modeling.cpu.int8_rows import Int8Rows, empty_rows, round_row, row_bytes
 from furiosa_llm.modeling.cpu.layer_kernels import Floats
 from furiosa_llm.modeling.cpu.matmul_kernel import FloatWeights, multiply_floats
 from furiosa_llm.modeling.cpu.matmul_tile import PANEL_WIDTH
+from furiosa_llm.modeling.cpu.split_matmul import multiply_split
+from furiosa_llm.modeling.cpu.split_rows import SplitRows, empty_split_rows, row_pairs, split_row
 
 Weights: TypeAlias = FloatWeights | Int8Weights
-Rows: TypeAlias = Floats | Int8Rows  # [T, I]
+Rows: TypeAlias = Floats | SplitRows | Int8Rows  # [T, I]
 
-_round_size = numba.njit(padded_size)
+_multiply_int8 = multiply_int8_tiles if HAS_AMX else multiply_int8
 
 
 def num_panels(weights: Weights) -> int:
@@ -38,9 +42,20 @@ def rows_for(weights: Weights, num_tokens: int, size: int) -> Rows:
         num_tokens: How many rows at most.
         size: Elements of a row at most.
     """
-    if isinstance(weights, FloatWeights):
-        return np.empty(num_tokens * size, np.float32)
-    return empty_rows(num_tokens, size)
+    if not isinstance(weights, FloatWeights):
+        return empty_rows(num_tokens, size)
+    if HAS_AMX:
+        return empty_split_rows(num_tokens, size)
+    return np.empty((num_tokens, size), np.float32)
+
+
+def rows_of(inputs: Floats, weights: Weights) -> Rows:
+    """Returns activations [T, I] as the product with these weights takes them."""
+    if isinstance(weights, FloatWeights) and not HAS_AMX:
+        return inputs
+    rows = rows_for(weights, *inputs.shape)
+    put_rows(inputs, rows)
+    return rows
 
 
 def put_row(values: Floats, rows: Rows, row: int) -> None:
@@ -58,8 +73,10 @@ def multiply_panels(rows: Rows, weights: Weights, output: Floats, panels: tuple[
 
 @overload(put_row, strict=False)
 def _put_row(values: Any, rows: Any, row: Any) -> Any:
-    if _is_int8(rows):
+    if _is(rows, Int8Rows):
         return lambda values, rows, row: round_row(values, rows, row)
+    if _is(rows, SplitRows):
+        return lambda values, rows, row: split_row(values, rows, row)
 
     def put(values: Floats, rows: Floats, row: int) -> None:
         for i in range(values.shape[0]):  # a slice would take seconds to compile
@@ -70,28 +87,33 @@ def _put_row(values: Any, rows: Any, row: Any) -> Any:
 
 @overload(take_rows, strict=False)
 def _take_rows(memory: Any, num_tokens: Any, size: Any) -> Any:
-    if not _is_int8(memory):
-        return lambda memory, num_tokens, size: memory[: num_tokens * size].reshape(
-            num_tokens, size
+    if _is(memory, Int8Rows):
+        return lambda memory, num_tokens, size: Int8Rows(
+            _cut(memory.numbers, num_tokens, row_bytes(size)), memory.scales[:num_tokens]
         )
-
-    def take(memory: Int8Rows, num_tokens: int, size: int) -> Int8Rows:
-        width = _round_size(size)
-        numbers = memory.numbers.reshape(-1)[: num_tokens * width].reshape(num_tokens, width)
-        return Int8Rows(numbers, memory.scales[:num_tokens])
-
-    return take
+    if _is(memory, SplitRows):
+        return lambda memory, num_tokens, size: SplitRows(
+            _cut(memory.pieces, num_tokens, row_pairs(size))
+        )
+    return lambda memory, num_tokens, size: _cut(memory, num_tokens, size)
 
 
 @overload(multiply_panels, strict=False)
 def _multiply_panels(rows: Any, weights: Any, output: Any, panels: Any) -> Any:
-    if _is_int8(rows):
-        return lambda rows, weights, output, panels: multiply_int8(rows, weights, output, panels)
+    if _is(rows, Int8Rows):
+        return lambda rows, weights, output, panels: _multiply_int8(rows, weights, output, panels)
+    if _is(rows, SplitRows):
+        return lambda rows, weights, output, panels: multiply_split(rows, weights, output, panels)
     return lambda rows, weights, output, panels: multiply_floats(rows, weights, output, panels)
 
 
-def _is_int8(rows: Any) -> bool:
-    return isinstance(rows, types.NamedTuple) and rows.instance_class is Int8Rows
+def _is(rows: Any, kind: type) -> bool:
+    return getattr(rows, "instance_class", None) is kind
+
+
+@numba.njit(nogil=True, inline="always")
+def _cut(memory: Any, num_tokens: int, width: int) -> Any:
+    return memory.reshape(-1)[: num_tokens * width].reshape(num_tokens, width)
 
 
 @numba.njit(nogil=True)

@@ -81,10 +81,13 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
 
 @intrinsic
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """Asks for the line of a flat array around an index, which may lie beyond its end."""
+    """Asks for the line of a flat array around an index, which may lie beyond its end.
+
+    It goes to the second cache: a core can ask for more lines at once than the first one awaits.
+    """
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        fetch(builder, _pointer(context, builder, signature.args[0], *arguments))
+        fetch(builder, _pointer(context, builder, signature.args[0], *arguments), nearness=2)
         return context.get_dummy_value()
 
     return types.void(array, types.intp), emit
@@ -246,14 +249,13 @@ def exponential2(x: Any) -> Any:
     return scale_by_power(fma(f, power, splat(_ONE)), whole)
 
 
-def fetch(builder: Any, pointer: Any, *, to_write: bool = False) -> None:
-    """Emits the order to bring a line into a core's first cache."""
+def fetch(builder: Any, pointer: Any, *, to_write: bool = False, nearness: int = 3) -> None:
+    """Emits the order to bring a line into a core's first cache, or second for a nearness of 2."""
     operands = [_BYTES, _INT, _INT, _INT]
     function_type = ir.FunctionType(ir.VoidType(), operands)
     order = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0i8")
-    nearness, data = _INT(3), _INT(1)
     line = builder.bitcast(pointer, _BYTES)
-    builder.call(order, [line, _INT(int(to_write)), nearness, data])
+    builder.call(order, [line, _INT(int(to_write)), _INT(nearness), _INT(1)])
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:

@@ -1,0 +1,118 @@
+"""Floats in three pieces of 16 bits, whose products make up those of the floats.
+
+A float32 of 24 bits is the sum of three bfloat16 of 8 bits. Of the nine products of their pieces,
+the six largest leave out less than a float32 would round away (Henry, Tang and Heinecke,
+Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations, 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, register_jitable
+
+from furiosa_llm.modeling.cpu.amx import MAX_ROWS, TILE_BYTES, aligned_empty, padded_bytes
+from furiosa_llm.modeling.cpu.layer_kernels import Floats
+from furiosa_llm.modeling.cpu.simd import LANES, float32x16, load
+
+NUM_PIECES = 3
+SPLIT_STEP = 2 * LANES  # floats that are multiplied at once, in pairs of neighbours
+
+_INTS = ir.VectorType(ir.IntType(32), LANES)
+_INDICES = ir.VectorType(ir.IntType(32), SPLIT_STEP)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_PIECE_BITS = 16
+_PAIR_BYTES = 4
+_UPPER_PIECE = 0xFFFF0000
+
+
+class SplitRows(NamedTuple):
+    """Activations of T tokens, filled up with zeros to S steps.
+
+    There is memory behind them for a multiple of `MAX_ROWS` rows.
+    """
+
+    pieces: npt.NDArray[np.int32]  # [T, NUM_PIECES * S * LANES and perhaps more], pairs of 16 bits
+
+
+@register_jitable
+def row_pairs(size: int) -> int:
+    """Returns how many pairs a row of so many floats has."""
+    return int(padded_bytes(-(-size // SPLIT_STEP) * NUM_PIECES * TILE_BYTES) // _PAIR_BYTES)
+
+
+def empty_split_rows(num_tokens: int, size: int) -> SplitRows:
+    """Reserves memory for [T, I]."""
+    num_rows = -(-num_tokens // MAX_ROWS) * MAX_ROWS
+    return SplitRows(aligned_empty((num_rows, row_pairs(size)), np.int32)[:num_tokens])
+
+
+@intrinsic
+def store_pairs(typing: Any, even: Any, odd: Any, target: Any, index: Any, stride: Any) -> Any:
+    """Writes the pieces of LANES pairs of floats, `stride` elements apart, to an array of int32."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        upper = ir.Constant(_INTS, [_UPPER_PIECE] * LANES)
+        shift = ir.Constant(_INTS, [_PIECE_BITS] * LANES)
+
+        def join(even: Any, odd: Any) -> Any:
+            return builder.or_(builder.lshr(even, shift), builder.and_(odd, upper))
+
+        _emit_pieces(context, builder, signature, arguments, join)
+        return context.get_dummy_value()
+
+    return types.void(float32x16, float32x16, target, types.intp, types.intp), emit
+
+
+@intrinsic
+def store_halves(typing: Any, first: Any, second: Any, target: Any, index: Any, stride: Any) -> Any:
+    """Writes the pieces of twice LANES floats, which make pairs with their neighbours, likewise."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(_PIECE_BITS), SPLIT_STEP)
+        upper = ir.Constant(_INDICES, [2 * i + 1 for i in range(SPLIT_STEP)])
+
+        def join(first: Any, second: Any) -> Any:
+            parts = (builder.bitcast(part, kind) for part in (first, second))
+            return builder.bitcast(builder.shuffle_vector(*parts, upper), _INTS)
+
+        _emit_pieces(context, builder, signature, arguments, join)
+        return context.get_dummy_value()
+
+    return types.void(float32x16, float32x16, target, types.intp, types.intp), emit
+
+
+@numba.njit(nogil=True)
+def split_row(values: Floats, rows: SplitRows, row: int) -> None:
+    """Writes values [I] to a row."""
+    size, pieces = values.shape[0], rows.pieces[row]
+    stride = -(-size // SPLIT_STEP) * LANES
+    whole = size - size % SPLIT_STEP
+    for i in range(0, whole, SPLIT_STEP):
+        store_halves(load(values, i), load(values, i + LANES), pieces, i // 2, stride)
+    if whole < size:
+        last = np.zeros(SPLIT_STEP, np.float32)
+        for i in range(size - whole):
+            last[i] = values[whole + i]
+        store_halves(load(last, 0), load(last, LANES), pieces, whole // 2, stride)
+
+
+def _emit_pieces(
+    context: Any, builder: Any, signature: Any, arguments: Any, join: Callable[[Any, Any], Any]
+) -> None:
+    *rest, array, index, stride = arguments
+    data = context.make_array(signature.args[2])(context, builder, array).data
+    upper = ir.Constant(_INTS, [_UPPER_PIECE] * LANES)
+    for piece in range(NUM_PIECES):
+        bits = [builder.bitcast(floats, _INTS) for floats in rest]
+        start = builder.add(index, builder.mul(stride, stride.type(piece)))
+        place = builder.bitcast(builder.gep(data, [start]), _INTS.as_pointer())
+        builder.store(join(*bits), place, align=_PAIR_BYTES)
+        tops = [builder.bitcast(builder.and_(part, upper), _FLOATS) for part in bits]
+        rest = [builder.fsub(floats, top) for floats, top in zip(rest, tops, strict=True)]
