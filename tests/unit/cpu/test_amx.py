@@ -76,8 +76,8 @@ def test_eight_bits_in_tiles_are_the_same_to_the_bit(
     rows = rows_of(inputs.numpy(), weights)
     in_tiles, without = np.empty((2, num_rows, num_outputs), np.float32)
 
-    multiply_int8_tiles(rows, weights, in_tiles, (0, num_panels(weights)))  # type: ignore[arg-type]
-    multiply_int8(rows, weights, without, (0, num_panels(weights)))  # type: ignore[arg-type]
+    multiply_int8_tiles(rows, weights, in_tiles, (0, num_panels(weights)))
+    multiply_int8(rows, weights, without, (0, num_panels(weights)))
 
     assert np.array_equal(in_tiles, without)
 

@@ -1,4 +1,4 @@
-"""Products as they are compiled for processors that can do less than the one that runs the tests."""
+"""Products as they are compiled for processors that can do less than that of the tests."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ AVX512 = (*AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
         pytest.param((*AVX512, "avx512vnni"), ("amx-int8",), id="VNNI"),
     ],
 )
-def test_products_hold_there_too(
-    features: tuple[str, ...], differs: tuple[str, ...]
-) -> None:
+def test_products_hold_there_too(features: tuple[str, ...], differs: tuple[str, ...]) -> None:
     if not processor.has(*features) or not processor.has(*differs):
         pytest.skip("this processor is no better, or not as good")
     folder = Path(__file__).parent

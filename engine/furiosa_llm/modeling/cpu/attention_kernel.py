@@ -44,15 +44,18 @@ _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _LOWEST = np.float32(-1e30)
 _LOG2_E = 1.4426950408889634
-_FEW_ROWS = 3  # of which tiles twice as wide fit into the registers
+# Tiles of so few rows, but twice as wide, fit into the registers. Where these are many, that serves
+# any number of rows best: sums are short here, and each weight that is read goes into six of them.
+_WIDE_ROWS = 6 if HAS_32_WIDE_REGISTERS else 3
+_PANEL_ROWS = 10 if HAS_32_WIDE_REGISTERS else MAX_TILE_ROWS
 
 # With few rows, memory is what they wait for. Where registers are half as wide, what a processor
 # reads ahead of its own accord serves blocks best.
-_multiply_panel = tile_product(PANEL_VECTORS, fetches_ahead=False)
-_multiply_column = tile_product(1, fetches_ahead=False)
 _multiply_wide = tile_product(
-    2 * PANEL_VECTORS, fetches_ahead=HAS_32_WIDE_REGISTERS, max_rows=_FEW_ROWS
+    2 * PANEL_VECTORS, fetches_ahead=HAS_32_WIDE_REGISTERS, max_rows=_WIDE_ROWS
 )
+_multiply_panel = tile_product(PANEL_VECTORS, fetches_ahead=False, max_rows=_PANEL_ROWS)
+_multiply_column = tile_product(1, fetches_ahead=False, max_rows=_PANEL_ROWS)
 _NOTHING_AHEAD = (0, 0)
 
 
@@ -252,27 +255,27 @@ def _multiply(
     """
     matrix, start, stride, depth, width, following = weights
     column = 0
-    if num_rows <= _FEW_ROWS:
+    if num_rows <= _WIDE_ROWS or HAS_32_WIDE_REGISTERS:
         while column + 2 * PANEL_WIDTH <= width:
-            _multiply_wide(
-                *(num_rows, *inputs, matrix, start + column, stride, depth),
-                (following - start, stride),
-                *(initial[0], initial[1] + column, initial[2]),
-                *(output[0], output[1] + column, output[2]),
-            )
+            for row in range(0, num_rows, _WIDE_ROWS):
+                _multiply_wide(
+                    *(min(num_rows - row, _WIDE_ROWS), *_place(inputs, row, 0)),
+                    *(matrix, start + column, stride, depth, (following - start, stride)),
+                    *(*_place(initial, row, column), *_place(output, row, column)),
+                )
             column += 2 * PANEL_WIDTH
     while column + PANEL_WIDTH <= width:
-        for row in range(0, num_rows, MAX_TILE_ROWS):
+        for row in range(0, num_rows, _PANEL_ROWS):
             _multiply_panel(
-                *(min(num_rows - row, MAX_TILE_ROWS), *_place(inputs, row, 0)),
+                *(min(num_rows - row, _PANEL_ROWS), *_place(inputs, row, 0)),
                 *(matrix, start + column, stride, depth, _NOTHING_AHEAD),
                 *(*_place(initial, row, column), *_place(output, row, column)),
             )
         column += PANEL_WIDTH
     while column < width:
-        for row in range(0, num_rows, MAX_TILE_ROWS):
+        for row in range(0, num_rows, _PANEL_ROWS):
             _multiply_column(
-                *(min(num_rows - row, MAX_TILE_ROWS), *_place(inputs, row, 0)),
+                *(min(num_rows - row, _PANEL_ROWS), *_place(inputs, row, 0)),
                 *(matrix, start + column, stride, depth, _NOTHING_AHEAD),
                 *(*_place(initial, row, column), *_place(output, row, column)),
             )
