@@ -29,6 +29,7 @@ class Contender:
         settings: Options of the driver by workload; `*` stands for those that are not named.
         variables: Environment variables that it needs.
         max_rounds: Rounds that are enough, where it is far behind.
+        features: What the processor must have, by LLVM's names; it is left out elsewhere.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Contender:
     settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     max_rounds: int | None = None
+    features: tuple[str, ...] = ()
 
     @property
     def is_ours(self) -> bool:
@@ -86,10 +88,12 @@ def precisions() -> tuple[str, ...]:
     return ("float32", "int8") if has_int8 else ("float32",)
 
 
-_OPENVINO = {
+_OPENVINO: dict[str, tuple[str, ...]] = {
     EVERYWHERE: ("--max-num-batched-tokens", "1024"),
     "shared-prefix": ("--max-num-batched-tokens", "1024", "--prefix-caching"),
 }
+# What OpenVINO computes in unless it is told otherwise, on processors that multiply such numbers.
+_BFLOAT16 = ("--precision", "bf16", "--kv-cache-precision", "bf16")
 _LLAMA_CPP = {
     EVERYWHERE: ("--parallel", "16"),
     "shared-prefix": ("--parallel", "64", "--prefix-caching"),
@@ -105,6 +109,15 @@ PEERS = (
         driver="openvino",
         gguf_type="f16",
         settings=_OPENVINO,
+    ),
+    Contender(
+        key="openvino-bfloat16",
+        engine="OpenVINO GenAI",
+        precision="bfloat16 (float16 weights)",
+        driver="openvino",
+        gguf_type="f16",
+        settings={name: (*options, *_BFLOAT16) for name, options in _OPENVINO.items()},
+        features=("amx-bf16",),
     ),
     Contender(
         key="openvino-int8",

@@ -13,6 +13,7 @@ from benchmarks.contenders import PEERS, Contender, ours, precisions
 from benchmarks.results import WorkloadResult
 from benchmarks.rounds import Setup, measure_workload
 from benchmarks.sessions import add_options, run_session
+from furiosa_llm.modeling.cpu import processor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Comparison:
 
 
 _OURS = ("furiosa-float32", "furiosa-int8")
-_OPENVINO = ("openvino-float32", "openvino-int8")
+_OPENVINO = ("openvino-float32", "openvino-bfloat16", "openvino-int8")
 _LLAMA_CPP = ("llama-cpp-float32", "llama-cpp-int8")
 # Those that are far behind run where they show something.
 COMPARISONS = (
@@ -54,9 +55,10 @@ COMPARISONS = (
 
 
 def contenders() -> dict[str, Contender]:
-    """Returns everyone who can be measured, by key."""
+    """Returns everyone who can be measured on this machine, by key."""
     own = [ours(precision) for precision in precisions()]
-    return {contender.key: contender for contender in (*own, *PEERS)}
+    peers = [peer for peer in PEERS if processor.has(*peer.features)]
+    return {contender.key: contender for contender in (*own, *peers)}
 
 
 def choose(
