@@ -1,11 +1,11 @@
-"""Prints the README's table: seconds of this engine beside the others', from the measurements.
+"""Prints the README's tables: seconds of this engine beside the others', from the measurements.
 
 python -m benchmarks.overview
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.figures import spread
 from benchmarks.results import FOLDER, Session, WorkloadResult, newest_results, read_sessions
@@ -20,16 +20,21 @@ _WORKLOADS = {
 
 
 def render(sessions: Sequence[Session]) -> str:
-    """Returns a table with a row for each workload and kind of precision."""
-    results = {
-        result.workload: result
-        for session, result in newest_results(sessions)
-        if session.kind == "peers" and result.model == _MODEL
-    }
-    engines = list(dict.fromkeys(run.engine for name in _WORKLOADS for run in results[name].runs))
+    """Returns a table for each processor, with a row for each workload and kind of precision."""
+    results: dict[str, dict[str, WorkloadResult]] = {}
+    for session, result in newest_results(sessions):
+        if session.kind == "peers" and result.model == _MODEL:
+            results.setdefault(session.processor, {})[result.workload] = result
+    tables = (f"On {name}:\n\n{_table(found)}" for name, found in results.items())
+    return "\n".join(tables)
+
+
+def _table(results: Mapping[str, WorkloadResult]) -> str:
+    names = [name for name in _WORKLOADS if name in results]
+    engines = list(dict.fromkeys(run.engine for name in names for run in results[name].runs))
     lines = [["workload", "precision", *engines], ["---"] * (2 + len(engines))]
-    for name, meaning in _WORKLOADS.items():
-        lines += _rows(meaning, results[name], engines)
+    for name in names:
+        lines += _rows(_WORKLOADS[name], results[name], engines)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

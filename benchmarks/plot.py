@@ -29,19 +29,21 @@ def draw(sessions: Sequence[Session], path: Path) -> None:
         path: The file; its suffix says of which kind.
     """
     results = [
-        result
+        (session.processor, result)
         for session, result in newest_results(sessions)
         if session.kind == "peers" and _measured(result)
     ]
     if not results:
         raise SystemExit("there is nothing to draw: no comparison has been measured")
-    heights = [_MARGIN_INCHES + _BAR_INCHES * len(_measured(result)) for result in results]
+    heights = [_MARGIN_INCHES + _BAR_INCHES * len(_measured(result)) for _, result in results]
     # Without these the same figures would give another file each time.
     with mpl.rc_context({"svg.hashsalt": "benchmarks", "svg.fonttype": "path", "font.size": 9}):
         figure = Figure(figsize=(_WIDTH_INCHES, sum(heights)), layout="constrained")
         panels = figure.subplots(len(results), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, result in zip(panels, results, strict=True):
+        for axes, (processor, result) in zip(panels, results, strict=True):
             _draw_workload(axes, result)
+            title = f"{result.model}: {result.workload}, on {processor}"
+            axes.set_title(title, loc="left", fontweight="bold")
         is_svg = path.suffix == ".svg"
         figure.savefig(path, metadata={"Date": None} if is_svg else None, facecolor="white")
 
@@ -66,7 +68,6 @@ def _draw_workload(axes: Axes, result: WorkloadResult) -> None:
         )
     axes.margins(x=0.15)
     axes.set_xlim(left=0)
-    axes.set_title(f"{result.model}: {result.workload}", loc="left", fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
 
 

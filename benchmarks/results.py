@@ -13,6 +13,9 @@ from benchmarks.figures import Spread, matrix_shares, spread, times_as_fast
 
 FOLDER = Path(__file__).parent / "results"
 
+# By which processors multiply matrices, and what tells that they have them.
+_INSTRUCTIONS = {"AVX2": "avx2", "AVX-512": "avx512f", "AMX": "amx_int8"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -108,6 +111,14 @@ class Session:
     versions: Mapping[str, str | None]
     workloads: tuple[WorkloadResult, ...]
 
+    @property
+    def processor(self) -> str:
+        """What tables of one processor are told from those of others by."""
+        features = self.machine["cpu_features"]
+        names = [name for name, feature in _INSTRUCTIONS.items() if features.get(feature)]
+        name = self.machine["cpu"].replace("(R)", "").replace(" Processor", "")
+        return f"{name} ({', '.join(names)})" if names else name
+
 
 def write_session(session: Session, folder: Path) -> Path:
     """Writes a session, with what follows from its figures, and returns the file."""
@@ -137,14 +148,16 @@ def read_sessions(folder: Path) -> list[Session]:
 
 
 def newest_results(sessions: Sequence[Session]) -> list[tuple[Session, WorkloadResult]]:
-    """Returns the newest result of each workload, in the order in which they were first measured.
+    """Returns the newest result of each workload on each processor.
 
-    A later session may have measured only some of them again.
+    They come in the order in which they were first measured. A later session may have measured only
+    some of them again.
     """
-    newest: dict[tuple[str, str, str], tuple[Session, WorkloadResult]] = {}
+    newest: dict[tuple[str, ...], tuple[Session, WorkloadResult]] = {}
     for session in sorted(sessions, key=lambda session: session.started_at):
         for result in session.workloads:
-            newest[session.kind, result.model, result.workload] = session, result
+            key = session.processor, session.kind, result.model, result.workload
+            newest[key] = session, result
     return list(newest.values())
 
 

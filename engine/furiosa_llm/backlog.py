@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from furiosa_llm.core_start import Core
-from furiosa_llm.engine_limits import EngineLimits
 from furiosa_llm.outputs import RequestOutput, StepStats
 from furiosa_llm.request import TokenizedPrompt
 
@@ -20,13 +19,7 @@ class Backlog:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._max_held = core.limits.scheduler_config.max_processing_samples
-        self._kept: deque[TokenizedPrompt] = deque()
-        self._names: set[str] = set()  # of those that are kept
-
-    @property
-    def limits(self) -> EngineLimits:
-        """What the core was built for."""
-        return self._core.limits
+        self._kept = OrderedDict[str, TokenizedPrompt]()  # by name
 
     @property
     def last_steps(self) -> list[StepStats]:
@@ -40,7 +33,7 @@ class Backlog:
 
     def __contains__(self, request_id: str) -> bool:
         """Tells whether a prompt of this name is unfinished."""
-        return request_id in self._names or request_id in self._core
+        return request_id in self._kept or request_id in self._core
 
     def add(self, prompt: TokenizedPrompt) -> None:
         """Hands a prompt to the core if it may hold one more, else keeps it.
@@ -51,26 +44,23 @@ class Backlog:
         if not self._kept and self._core.num_unfinished < self._max_held:
             self._core.add(prompt)
         else:
-            self._kept.append(prompt)
-            self._names.add(prompt.request_id)
+            self._kept[prompt.request_id] = prompt
 
     def waiting(self) -> list[str]:
         """Returns the prompts whose answers have not begun."""
-        return [*self._core.waiting(), *(prompt.request_id for prompt in self._kept)]
+        return [*self._core.waiting(), *self._kept]
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Gives prompts up."""
         names = set(request_ids)
-        if names & self._names:
-            self._kept = deque(one for one in self._kept if one.request_id not in names)
-        self._core.abort(names - self._names)
-        self._names -= names
+        self._core.abort(names - self._kept.keys())
+        for name in names & self._kept.keys():
+            del self._kept[name]
 
     def step(self) -> list[RequestOutput]:
         """Fills the core up and goes on until there is something to tell."""
         while self._kept and self._core.num_unfinished < self._max_held:
-            prompt = self._kept.popleft()
-            self._names.remove(prompt.request_id)
+            _, prompt = self._kept.popitem(last=False)
             self._core.add(prompt)
         return self._core.step()
 

@@ -34,13 +34,16 @@ def make_result(*runs: Run, workload: str = "mixed", flops: int | None = 10**11)
 
 
 def make_session(
-    *results: WorkloadResult, kind: str = "peers", started_at: str = "2020-01-02T03:04:05+00:00"
+    *results: WorkloadResult,
+    kind: str = "peers",
+    started_at: str = "2020-01-02T03:04:05+00:00",
+    cpu: str = "a processor",
 ) -> Session:
     return Session(
         kind=kind,
         started_at=started_at,
         machine={
-            "cpu": "a processor",
+            "cpu": cpu,
             "cpu_features": {"avx2": True, "avx512f": False},
             "cores": 2,
             "usable_cores": 2,

@@ -43,7 +43,7 @@ def test_memory_is_the_most_of_all_rounds() -> None:
     page = render([make_session(make_result(run, flops=None), kind="engine")])
 
     assert "| furiosa-llm, float32, 2 replicas | 1.0 | 1,200 | 1.50 GiB |\n" in page
-    assert "## This engine alone" in page
+    assert "## This engine alone, on a processor (AVX2)\n" in page
     assert "## Beside others" not in page
 
 
@@ -64,3 +64,12 @@ def test_machine_versions_and_settings_stand_once() -> None:
     assert page.count("- furiosa-llm-cli 0.1.0\n") == 1
     assert page.count("- engine 1.2\n") == 1
     assert "- other, float32, mixed: `--parallel 16`\n" in page
+
+
+def test_each_processor_has_tables_of_its_own() -> None:
+    sessions = [make_session(make_result(make_run()), cpu=cpu) for cpu in ("one", "another")]
+
+    page = render(sessions)
+
+    assert page.count("### llama-135m: mixed\n") == 2
+    assert page.index("on one (AVX2)\n") < page.index("on another (AVX2)\n")

@@ -63,3 +63,10 @@ def test_a_result_of_another_kind_replaces_nothing() -> None:
     peers, engine = make_session(make_result()), make_session(make_result(), kind="engine")
 
     assert len(newest_results([peers, engine])) == 2
+
+
+def test_a_result_on_another_processor_replaces_nothing() -> None:
+    one, other = make_session(make_result()), make_session(make_result(), cpu="Intel(R) Xeon(R)")
+
+    assert len(newest_results([one, other])) == 2
+    assert other.processor == "Intel Xeon (AVX2)"
