@@ -27,6 +27,8 @@ TILE_ROWS = 16
 TILE_BYTES = 64  # of a row
 MAX_ROWS = 2 * TILE_ROWS
 
+_MAX_CACHED_BYTES = 1 << 20  # of rows; half of what a core's second cache holds, or less
+
 # Linux's, to be asked for before the first use of a tile.
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 
@@ -73,6 +75,21 @@ def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[A
     memory = np.empty(num_bytes + TILE_BYTES, np.uint8)
     start = -memory.ctypes.data % TILE_BYTES
     return memory[start : start + num_bytes].view(kind).reshape(shape)
+
+
+@register_jitable
+def count_row_blocks(num_tokens: int, row_bytes: int) -> int:
+    """Returns in how many blocks to multiply rows, so that one stays in a core's second cache."""
+    most_tiles = max(_MAX_CACHED_BYTES // row_bytes // MAX_ROWS, 1)
+    return -(-(-(-num_tokens // MAX_ROWS)) // most_tiles)
+
+
+@register_jitable
+def row_block(num_tokens: int, num_blocks: int, block: int) -> tuple[int, int]:
+    """Returns the first row of a block, and the one after its last: whole tiles but in the last."""
+    num_tiles = -(-num_tokens // MAX_ROWS)
+    start = num_tiles * block // num_blocks * MAX_ROWS
+    return start, min(num_tiles * (block + 1) // num_blocks * MAX_ROWS, num_tokens)
 
 
 @numba.njit(nogil=True)

@@ -163,7 +163,9 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
         acc[: num_rows * heads_per_unit * padded_size] = _ZERO
 
         first_block = _first_block(start + shift, sliding_window, block_size)
-        next_start = 0
+        stop_block = (stop - 1 + shift) // block_size + 1
+        # What comes after the last block: the first one of the next unit, if there is one.
+        next_start = block_tables[request, stop_block - 1] * num_kv_heads * head_span
         if unit + unit_stride < num_units:
             next_task = (unit + unit_stride) // units_per_task
             next_request = tasks[next_task, 0]
@@ -172,7 +174,6 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
             next_block = _first_block(position, sliding_window, block_size)
             next_start = block_tables[next_request, next_block] * num_kv_heads * head_span
             next_start += (unit + unit_stride) % units_per_task * heads_per_unit * head_span
-        stop_block = (stop - 1 + shift) // block_size + 1
         for index in range(first_block, stop_block):
             block_start = block_tables[request, index] * num_kv_heads * head_span
             next_keys = next_start

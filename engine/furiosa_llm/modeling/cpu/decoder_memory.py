@@ -33,6 +33,8 @@ class SharedMemory:
         key = type(weights.qkv), sizes
         most_tokens, memory = self._kept.get(key, (0, None))
         if memory is None or num_tokens > most_tokens:
+            self._kept.pop(key, None)
+            del memory  # before there is more of it
             memory = _reserve(weights, sizes, num_tokens)
             self._kept[key] = num_tokens, memory
         return memory

@@ -10,10 +10,12 @@ from furiosa_llm.modeling.cpu.amx import (
     MAX_ROWS,
     TILE_BYTES,
     aligned_floats,
+    count_row_blocks,
     load_inputs,
     load_sums,
     load_weights,
     multiply_bytes,
+    row_block,
     start_tiles,
     stop_tiles,
     store_sums,
@@ -25,8 +27,6 @@ from furiosa_llm.modeling.cpu.matmul_tile import PANEL_WIDTH
 from furiosa_llm.modeling.cpu.simd import prefetch
 
 _STEP_WEIGHTS = TILE_BYTES * PANEL_WIDTH  # that are multiplied at once
-_LINE_WEIGHTS = 64  # of a line of a cache
-_MAX_CACHED_BYTES = 1 << 20  # of rows; half of what a core's second cache holds, or less
 
 
 @numba.njit(nogil=True)
@@ -42,12 +42,12 @@ def multiply_int8_tiles(
         panels: The first one to write, and the one after the last.
     """
     numbers, scales = rows
+    if panels[0] == panels[1]:
+        return
     num_tokens, row_size = numbers.shape
-    num_tiles = -(-num_tokens // MAX_ROWS)
-    num_blocks = -(-num_tiles // max(_MAX_CACHED_BYTES // row_size // MAX_ROWS, 1))
+    num_blocks = count_row_blocks(num_tokens, row_size)
     for block in range(num_blocks):
-        start = num_tiles * block // num_blocks * MAX_ROWS
-        stop = min(num_tiles * (block + 1) // num_blocks * MAX_ROWS, num_tokens)
+        start, stop = row_block(num_tokens, num_blocks, block)
         _multiply_block(
             numbers[start:stop], scales[start:stop], weights, output[start:stop], panels
         )
@@ -66,11 +66,12 @@ def _multiply_block(
     flat_numbers = numbers.reshape(-1)
     panel_size = weights.packed.shape[0] // weights.bias.shape[0] * PANEL_WIDTH
     num_steps = panel_size // _STEP_WEIGHTS
-    lines_ahead = -(-_STEP_WEIGHTS // _LINE_WEIGHTS // -(-num_tokens // MAX_ROWS))
+    num_tiles = -(-num_tokens // MAX_ROWS)
     sums = aligned_floats(MAX_ROWS * PANEL_WIDTH).view(np.int32)
     start_tiles()
     for panel in range(panels[0], panels[1]):
         following = (panel + 1) * panel_size
+        lines_ahead = -(-_STEP_WEIGHTS // TILE_BYTES // num_tiles) if panel + 1 < panels[1] else 0
         for token in range(0, num_tokens, MAX_ROWS):
             num_rows = min(num_tokens - token, MAX_ROWS)
             load_sums(num_rows, weights.initial, panel * PANEL_WIDTH, 0)
@@ -81,7 +82,7 @@ def _multiply_block(
                 multiply_bytes(num_rows)
                 for _ in range(lines_ahead):
                     prefetch(weights.packed, following)
-                    following += _LINE_WEIGHTS
+                    following += TILE_BYTES
             store_sums(num_rows, sums, 0, PANEL_WIDTH)
             _scale(sums, scales[token : token + num_rows], weights, output[token:], panel)
     stop_tiles()

@@ -12,6 +12,7 @@ from typing import Protocol
 from numba import config as numba_config
 
 from furiosa_llm.modeling.cpu.amx import HAS_AMX
+from furiosa_llm.modeling.step_layout import QUERY_TILE
 
 _logger = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ def _hash_of_sources() -> str:
     """Tells versions of this package apart, and whether a system lets it use all of a processor.
 
     numba compiles a kernel again when the file that defines it changes, but not when one does that
-    it takes functions from.
+    it takes functions or numbers from.
     """
-    digest = hashlib.sha256(bytes([HAS_AMX]))
+    digest = hashlib.sha256(bytes([HAS_AMX, QUERY_TILE]))
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

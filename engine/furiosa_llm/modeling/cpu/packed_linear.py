@@ -48,7 +48,7 @@ class PackedLinear(nn.Module):
         """[*, I] -> [*, O]."""
         output = torch.empty(*inputs.shape[:-1], self.out_features)
         floats = inputs.reshape(-1, self.in_features).contiguous().numpy()
-        rows = products.rows_of(floats, self.weights)
+        rows = products.rows_of(floats, self.weights, self.threads)
         results = output.view(-1, self.out_features).numpy()
         if len(results):  # else no token of the step is sampled
             self.threads.share(

@@ -14,6 +14,7 @@ import numpy as np
 from numba.extending import overload
 
 from furiosa_llm.modeling.cpu.amx import HAS_AMX
+from furiosa_llm.modeling.cpu.core_threads import CoreThreads
 from furiosa_llm.modeling.cpu.int8_amx import multiply_int8_tiles
 from furiosa_llm.modeling.cpu.int8_matmul import Int8Weights, multiply_int8
 from furiosa_llm.modeling.cpu.int8_rows import Int8Rows, empty_rows, round_row, row_bytes
@@ -26,6 +27,7 @@ from furiosa_llm.modeling.cpu.split_rows import SplitRows, empty_split_rows, row
 Weights: TypeAlias = FloatWeights | Int8Weights
 Rows: TypeAlias = Floats | SplitRows | Int8Rows  # [T, I]
 
+_ROWS_WORTH_A_THREAD = 32
 _multiply_int8 = multiply_int8_tiles if HAS_AMX else multiply_int8
 
 
@@ -49,12 +51,15 @@ def rows_for(weights: Weights, num_tokens: int, size: int) -> Rows:
     return np.empty((num_tokens, size), np.float32)
 
 
-def rows_of(inputs: Floats, weights: Weights) -> Rows:
+def rows_of(inputs: Floats, weights: Weights, threads: CoreThreads) -> Rows:
     """Returns activations [T, I] as the product with these weights takes them."""
     if isinstance(weights, FloatWeights) and not HAS_AMX:
         return inputs
     rows = rows_for(weights, *inputs.shape)
-    put_rows(inputs, rows)
+    threads.share(
+        lambda share, num_shares: put_rows(inputs, rows, share, num_shares),
+        num_units=-(-len(inputs) // _ROWS_WORTH_A_THREAD),
+    )
     return rows
 
 
@@ -117,9 +122,10 @@ def _cut(memory: Any, num_tokens: int, width: int) -> Any:
 
 
 @numba.njit(nogil=True)
-def put_rows(inputs: Floats, rows: Rows) -> None:
-    """Writes all rows of [T, I]."""
-    for row in range(inputs.shape[0]):
+def put_rows(inputs: Floats, rows: Rows, share: int, num_shares: int) -> None:
+    """Writes a share of the rows of [T, I]."""
+    num_rows = inputs.shape[0]
+    for row in range(num_rows * share // num_shares, num_rows * (share + 1) // num_shares):
         put_row(inputs[row], rows, row)
 
 
