@@ -79,7 +79,7 @@ def test_a_product_of_two_numbers_is_off_by_few_roundings(bits: tuple[int, int])
     output = product(torch.from_numpy(np.array([[one]])), weights, 1, in_tiles=True)
 
     exact = float(one) * float(other)
-    # 2**-24 of what the six products leave out, and a rounding each of five sums of ever fewer bits.
+    # 2**-24 of what the six products leave out, and a rounding of each of five sums.
     assert abs(float(output[0, 0]) - exact) <= 3 * 2.0**-23 * exact
 
 
@@ -165,5 +165,6 @@ def test_there_is_memory_behind_the_rows(num_tokens: int, is_int8: bool) -> None
 
     array = rows[0] if isinstance(rows, tuple) else rows
     assert len(array) == num_tokens
+    assert array.base is not None
     behind = array.ctypes.data - array.base.ctypes.data
     assert array.base.nbytes - behind >= -(-num_tokens // 32) * 32 * array.strides[0]

@@ -80,8 +80,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[A
 @register_jitable
 def count_row_blocks(num_tokens: int, row_bytes: int) -> int:
     """Returns in how many blocks to multiply rows, so that one stays in a core's second cache."""
-    most_tiles = max(_MAX_CACHED_BYTES // row_bytes // MAX_ROWS, 1)
-    return -(-(-(-num_tokens // MAX_ROWS)) // most_tiles)
+    num_tiles = -(-num_tokens // MAX_ROWS)
+    return -(-num_tiles // max(_MAX_CACHED_BYTES // row_bytes // MAX_ROWS, 1))
 
 
 @register_jitable

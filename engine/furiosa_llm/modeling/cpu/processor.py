@@ -9,8 +9,8 @@ from numba import config as numba_config
 def has(*features: str) -> bool:
     """Tells whether kernels may use these instructions, by LLVM's names for them.
 
-    They may if the processor has them, unless `NUMBA_CPU_FEATURES` says what it has, or numba leaves
-    AVX alone.
+    They may if the processor has them, unless `NUMBA_CPU_FEATURES` says what it has, or numba
+    leaves AVX alone.
     """
     if not numba_config.ENABLE_AVX and any(name.startswith(("avx", "amx")) for name in features):
         return False

@@ -33,7 +33,7 @@ from furiosa_llm.modeling.cpu.split_rows import NUM_PIECES, SPLIT_STEP, SplitRow
 
 Pieces = npt.NDArray[np.int32]
 
-_PART_STEPS = 4
+_PART_STEPS = 2  # whose weights stay in a core's first cache, with those that follow
 _AHEAD = _PART_STEPS * SPLIT_STEP * PANEL_WIDTH  # weights that are asked for before their time
 _NUM_PRODUCTS = 6  # of pieces, in a step
 _STEP_PAIRS = TILE_ROWS * PANEL_WIDTH  # of weights
@@ -67,9 +67,7 @@ def multiply_split(
     num_blocks = count_row_blocks(num_tokens, chunk_steps * _STEP_BYTES)
     for block in range(num_blocks):
         start, stop = row_block(num_tokens, num_blocks, block)
-        _multiply_block(
-            rows.pieces[start:stop], weights, output[start:stop], panels, chunk_steps
-        )
+        _multiply_block(rows.pieces[start:stop], weights, output[start:stop], panels, chunk_steps)
 
 
 @numba.njit(nogil=True)
@@ -200,7 +198,7 @@ def _split_unit(weights: Floats, start: int, size: int, unit: int, split: Pieces
 
 
 @numba.njit(nogil=True)
-def _copy_rows(  # noqa: PLR0913 - a kernel
+def _copy_rows(
     sums: Floats, base: int, output: Floats, o: int, num_outputs: int, tokens: tuple[int, int]
 ) -> None:
     width = min(num_outputs - o, PANEL_WIDTH)

@@ -1,10 +1,10 @@
 """Floats in three pieces of 16 bits, whose products make up those of the floats.
 
 A float32 of 24 bits is the sum of three bfloat16 of 8 bits, each the nearest to what those before
-it leave. Of the nine products of two such sums, the six largest leave out no more than 2**-24 of the
-product, which is what a float32 would round away (Henry, Tang and Heinecke, Leveraging the bfloat16
-artificial intelligence datatype for higher-precision computations, 2019). What is infinite or above
-3.39e38 becomes NaN, and pieces below 1.2e-38 become 0.
+it leave. Of the nine products of two such sums, the six largest leave out no more than 2**-24 of
+the product, which is what a float32 would round away (Henry, Tang and Heinecke, Leveraging the
+bfloat16 artificial intelligence datatype for higher-precision computations, 2019). What is infinite
+or above 3.39e38 becomes NaN, and pieces below 1.2e-38 become 0.
 """
 
 from __future__ import annotations
