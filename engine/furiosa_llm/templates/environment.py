@@ -34,7 +34,7 @@ RENDERING_ERRORS = (
     LookupError,
     TypeError,
     ValueError,
-    RecursionError,
+    RuntimeError,  # also of too deep a recursion
     MemoryError,
 )
 
@@ -75,12 +75,15 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """Compiles a template.
 
         Raises:
-            TemplateSyntaxError: It cannot be parsed, or is nested too deeply.
+            TemplateSyntaxError: It cannot be parsed, is nested too deeply, or has constants that
+                Python refuses.
         """
         try:
             return super().from_string(source, *args, **settings)
         except (SyntaxError, RecursionError, MemoryError) as error:
             raise TemplateSyntaxError("it is nested too deeply", lineno=1) from error
+        except (ValueError, TypeError) as error:
+            raise TemplateSyntaxError(f"it has a constant of no use: {error}", lineno=1) from error
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:

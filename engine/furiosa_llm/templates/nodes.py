@@ -48,7 +48,10 @@ class _Bounding(NodeTransformer):
     """Puts a count into whatever can be repeated, and a check on what is compared or cut."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
-        return self._counted(node)
+        counted = self._counted(node)
+        if node.test is not None:  # is looked at before the body, which may not come at all
+            node.test = nodes.And(nodes.Not(_count(node)), node.test, lineno=node.lineno)
+        return counted
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
         return self._counted(node)
@@ -69,8 +72,11 @@ class _Bounding(NodeTransformer):
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
-        if len(node.ops) == 1 and (_is_short(node.expr) or _is_short(node.ops[0].expr)):
-            return node  # whatever is compared with a constant, that takes no time
+        if len(node.ops) == 1:
+            operand = node.ops[0]
+            is_search = operand.op in ("in", "notin")  # which takes as long as what is searched
+            if _is_short(operand.expr) or (_is_short(node.expr) and not is_search):
+                return node  # whatever is compared with a constant, that takes no time
         node.expr = _filtered(node.expr, COMPARED)
         for operand in node.ops:
             operand.expr = _filtered(operand.expr, COMPARED)
@@ -91,8 +97,7 @@ class _Bounding(NodeTransformer):
 
     def _counted(self, node: Any) -> nodes.Node:
         self.generic_visit(node)
-        count = _filtered(nodes.Const(None, lineno=node.lineno), COUNT)
-        node.body.insert(0, nodes.ExprStmt(count, lineno=node.lineno))
+        node.body.insert(0, nodes.ExprStmt(_count(node), lineno=node.lineno))
         return node  # type: ignore[no-any-return]
 
 
@@ -101,6 +106,11 @@ def _is_short(node: nodes.Expr) -> bool:
     if isinstance(node, nodes.List | nodes.Tuple):
         return all(isinstance(item, nodes.Const) for item in node.items)
     return isinstance(node, nodes.Const | nodes.TemplateData)
+
+
+def _count(node: nodes.Node) -> nodes.Filter:
+    """Returns an expression that counts, and is None."""
+    return _filtered(nodes.Const(None, lineno=node.lineno), COUNT)
 
 
 def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:

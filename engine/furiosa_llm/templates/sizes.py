@@ -1,4 +1,4 @@
-"""How large a text or list becomes that an operator of a template is about to make.
+"""How large a text or list becomes that a template is about to make.
 
 All sizes are in characters. What takes longer or more memory than so many characters counts as more
 of them.
@@ -7,7 +7,7 @@ of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, ItemsView
 from string import Formatter
 from typing import Any, cast
 
@@ -25,7 +25,8 @@ _WIDTH = re.compile(r"\d{1,5}")
 _LONG_WIDTH = re.compile(r"\d{6}")
 _LONG_PERCENT_WIDTH = re.compile(r"%[#0\- +.\d]*(?:\d{6}|\*)")
 _LONG_NAMED_WIDTH = re.compile(r"[%)][#0\- +.\d]*(?:\d{6}|\*)")
-_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()))
+_PAIRS: type = type({}.items())
 
 
 def size_of(value: object, size_of_part: int = 4, seen: dict[int, int] | None = None) -> int:
@@ -64,6 +65,8 @@ def _parts(value: Any) -> Collection[object] | None:
         return (*value, *value.values())
     if value is None or kind in (int, bool, float):
         return None
+    if isinstance(value, _PAIRS):  # whose pairs are made anew each time, and are gone at once
+        return tuple(part for pair in cast("ItemsView[object, object]", value) for part in pair)
     if isinstance(value, (list, tuple, range, *_VIEWS)):  # also of kinds of Jinja's own
         return cast("Collection[object]", value)
     if isinstance(value, dict):

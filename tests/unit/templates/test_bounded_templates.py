@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from furiosa_llm.dataset.columns import ColumnMapping
-from furiosa_llm.errors import InvalidRowError
+from furiosa_llm.errors import ConfigError, InvalidRowError
 from furiosa_llm.templates import work
 from furiosa_llm.tokenization import Tokenizer
 from tests.checkpoints import make_tokenizer
@@ -170,3 +170,18 @@ def test_chats_of_the_embedded_model_are_rendered_as_before() -> None:
     text = tokenizer.render_chat([{"role": "user", "content": "What is 2 + 3?"}])
 
     assert text == "<s><|user|>What is 2 + 3?<|assistant|>"
+
+
+def test_a_call_that_fails_in_its_own_way_is_an_error_of_the_row() -> None:
+    columns = ColumnMapping(template="{% set c = cycler(*tags) %}{{ c.next() }}")
+
+    assert columns.render({"tags": ["a"]}) == "a"
+    with pytest.raises(InvalidRowError, match="at least one item"):
+        columns.render({"tags": []})
+
+
+def test_a_constant_that_python_refuses_is_told() -> None:
+    with pytest.raises(ConfigError, match="constant of no use"):
+        ColumnMapping(template=f"{{{{ {'9' * 5000} }}}}")
+    with pytest.raises(InvalidRowError, match="unhashable"):
+        ColumnMapping(template="{{ {[]: 1} }}").render({})

@@ -64,6 +64,8 @@ COSTLY = [
     "{{ " + "(" * 150 + "1" + " + x)" * 150 + " }}",
     "{{ " + "[" * 5000 + "]" * 5000 + " }}",
     "{% for i in x %}" * 30 + "{% endfor %}" * 30,
+    "{% set t = 'a' * 60000000 %}{% for i in range(99999) if 'bc' in t %}{% endfor %}",
+    "{% set d = {'a': 1, 'b': 2, 'c': 'x' * 60000000} %}{{ ('{0}' * 1000).format(d.items()) }}",
 ]
 # What has few parts, of which each is in many places.
 NESTED = "{% set ns = namespace(v=(1,)) %}{% for i in range(60) %}{% set ns.v = (ns.v, ns.v) %}"
