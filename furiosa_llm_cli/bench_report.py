@@ -14,7 +14,7 @@ from rich.table import Table
 
 from furiosa_llm.errors import DatasetError
 from furiosa_llm_cli.formats import count, duration, one_line, percent, rate
-from furiosa_llm_cli.summary import Fact, facts_table, plain_facts
+from furiosa_llm_cli.summary import MAX_ERROR, Fact, facts_table, plain_facts
 
 if TYPE_CHECKING:
     from furiosa_llm.benchmark.figures import Spread
@@ -32,7 +32,6 @@ _LATENCY_NAMES = {
     "tpot_s": "per further token",
     "e2e_s": "to the end of the answer",
 }
-_MAX_ERROR = 200
 _PERCENTILES = ("p50", "p90", "p99")
 
 
@@ -60,7 +59,7 @@ def result_facts(result: BenchmarkResult, *, workload: str, import_seconds: floa
     if num_left_out:
         facts.append(("left out", f"{count(num_left_out)} prompts that cannot be answered"))
     if summary.num_failed:
-        error = one_line(summary.first_error or "", _MAX_ERROR)
+        error = one_line(summary.first_error or "", MAX_ERROR)
         failed = f"{count(summary.num_failed)} answers, in no rate; for example: {error}"
         facts.append(("failed", failed))
     return facts

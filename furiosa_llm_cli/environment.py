@@ -10,12 +10,15 @@ import click
 
 from furiosa_llm_cli.terminal import say
 
+_IS_DONE = f"{__name__}.is_done"
+
 
 def warn_of_unknown_variables(ctx: click.Context) -> None:
-    """Names what is set to no effect, and what may be meant."""
+    """Names what is set to no effect, and what may be meant; once."""
     prefix = ctx.find_root().auto_envvar_prefix
-    if prefix is None:
+    if prefix is None or _IS_DONE in ctx.meta:
         return
+    ctx.meta[_IS_DONE] = True
     known = set(_variables(ctx.find_root().command, prefix))
     for name in sorted(os.environ):
         if name.startswith(f"{prefix}_") and name not in known:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from furiosa_llm.batch.summary import BatchSummary, Example, FirstError
 
 _MAX_SHOWN = 60
-_MAX_ERROR = 200
+MAX_ERROR = 200
 _MIN_WIDTH = 8
 _STYLES = {"failed": "bold red", "answered": "bold green"}
 
@@ -161,7 +161,7 @@ def _failures(summary: BatchSummary) -> str:
 
 
 def _example_error(error: FirstError) -> str:
-    return f"for example, row {error.row_index}: {one_line(error.error, _MAX_ERROR)}"
+    return f"for example, row {error.row_index}: {one_line(error.error, MAX_ERROR)}"
 
 
 def _of(part: int, whole: int) -> str:

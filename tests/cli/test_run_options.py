@@ -240,6 +240,13 @@ def test_a_variable_that_is_no_option_is_told_with_what_may_be_meant(batch: Fake
     assert "did you mean FURIOSA_LLM_RUN_MODEL?" in missing.stderr.splitlines()[0]
 
 
+def test_a_variable_that_is_no_option_is_told_once() -> None:
+    told = invoke("bench", "-i", "x", "--input-len", "5", env={"FURIOSA_LLM_RUN_MODLE": "m"})
+
+    assert told.exit_code == 2
+    assert told.stderr.count("FURIOSA_LLM_RUN_MODLE is no option") == 1
+
+
 def test_an_empty_model_is_refused(batch: FakeBatch) -> None:
     outcome = invoke("run", "-m", "", "-i", "in.jsonl", "-o", "out.parquet")
 
