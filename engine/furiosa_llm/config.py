@@ -236,7 +236,7 @@ class EngineArgs:
         self._note_left_open()
         check_types(self)
         if not self.model:
-            raise ConfigError("--model is empty; give a checkpoint folder or the id of a hub")
+            raise ConfigError("--model is empty; give a checkpoint folder or a hub id")
         require_positive(self, _POSITIVE)
         for name in _PROCESS_COUNTS:
             value = getattr(self, name)

@@ -10,6 +10,7 @@ from furiosa_llm.artifact.contents import PARALLEL_SIZES, Artifact
 from furiosa_llm.artifact.hub import find_model, hide_downloads
 from furiosa_llm.artifact.reading import is_artifact, read_artifact
 from furiosa_llm.config import EngineArgs
+from furiosa_llm.paths import is_there
 
 _OF_ARTIFACT = ("devices", *PARALLEL_SIZES)
 _OF_RUNTIME = (
@@ -37,7 +38,7 @@ def resolve_engine_args(args: EngineArgs) -> EngineArgs:
         ConfigError: An option that was given does not go with one of the artifact's, or a
             revision does not go with a folder.
     """
-    if not Path(args.model).exists():
+    if not is_there(args.model):
         hide_downloads()
     folder = find_model(args.model, revision=args.revision, allow_pickle=args.allow_pickle)
     if folder != Path(args.model):

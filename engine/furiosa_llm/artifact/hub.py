@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from furiosa_llm.errors import ConfigError, ModelLoadError
+from furiosa_llm.paths import is_there
 
 _WEIGHTS = ("*.safetensors",)
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -29,14 +30,12 @@ def find_model(model: str, *, revision: str | None = None, allow_pickle: bool = 
         ConfigError: A revision is given for a path.
         ModelLoadError: The model is neither here nor to be had.
     """
-    path = Path(model)
-    if path.exists():
+    if is_there(model):
         if revision is not None:
             raise ConfigError(
-                f"--revision {revision} is for a hub id, but --model {model} is a path; leave it "
-                "out"
+                f"--revision {revision} is for a hub id, but {model} is a path; leave it out"
             )
-        return path
+        return Path(model)
     folder = _snapshot(model, revision, (*_WEIGHTS, *_REST, *_LEGAL))
     if allow_pickle and not any(folder.glob(_WEIGHTS[0])):
         folder = _snapshot(model, revision, (*_PICKLES, *_REST, *_LEGAL))
@@ -52,8 +51,15 @@ def hide_downloads() -> None:
 
 def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download  # takes a while to load
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
+    absent = (RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError)
     try:
         return Path(
             snapshot_download(
@@ -64,12 +70,14 @@ def _snapshot(model: str, revision: str | None, patterns: tuple[str, ...]) -> Pa
             )
         )
     except HFValidationError as error:
-        raise ModelLoadError(f"{_missing(model)}; check --model") from error
+        raise ModelLoadError(f"{_missing(model)}; check its name") from error
     except Exception as error:  # its HTTP library has errors of its own
         incomplete = getattr(error, "snapshot_path", None)
         if incomplete is not None:
             return Path(incomplete)  # it may do: the loader names what it lacks
-        asked = "--model" if revision is None else f"--model and --revision {revision}"
+        if isinstance(error, GatedRepoError) or not isinstance(error, absent):
+            raise ModelLoadError(f"{model}: cannot be downloaded: {_reason(error)}") from error
+        asked = "its name" if revision is None else f"its name and --revision {revision}"
         raise ModelLoadError(f"{_missing(model)} ({_reason(error)}); check {asked}") from error
 
 

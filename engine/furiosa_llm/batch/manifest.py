@@ -72,7 +72,7 @@ def describe_batch(job: BatchJob, source: RowSource) -> Manifest:
         **{name: value for name, value in asked.items() if name not in _WITHOUT_INFLUENCE},
         **of_columns,
         **_params_identity(params),
-        "model": model_hash or args.model,
+        "model": model_hash,
         "tokenizer": tokenizer_hash or args.tokenizer or args.model,
         "devices": _kinds(args.devices),
         "input": [_content(file) for file in inputs],

@@ -68,7 +68,7 @@ def hash_model(path: Path) -> str | None:
     samples are not noticed.
 
     Returns:
-        The hash; None if the path is no folder, as for a hub id.
+        The hash; None if the path is no folder.
 
     Raises:
         DatasetError: A file cannot be read.

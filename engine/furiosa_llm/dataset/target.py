@@ -10,6 +10,7 @@ from pathlib import Path
 
 from furiosa_llm.dataset.durable import writing
 from furiosa_llm.errors import ConfigError, DatasetError
+from furiosa_llm.paths import is_folder, is_there
 
 FOLDER_MANIFEST = "_manifest.json"
 
@@ -37,9 +38,11 @@ class OutputTarget:
     def of(cls, output: str | Path) -> OutputTarget:
         """Reads the user's words: a trailing slash or an existing folder asks for a folder."""
         path = Path(output)
-        if path.is_symlink():
-            path = _resolved(path)  # the link stays; what it leads to is replaced
-        return cls(path=path, is_folder=str(output).endswith(("/", os.sep)) or path.is_dir())
+        with writing(path):
+            if path.is_symlink():
+                path = _resolved(path)  # the link stays; what it leads to is replaced
+        is_slashed = str(output).endswith(("/", os.sep))
+        return cls(path=path, is_folder=is_slashed or is_folder(path))
 
     @property
     def parts_folder(self) -> Path:
@@ -54,9 +57,12 @@ class OutputTarget:
     @property
     def has_earlier_run(self) -> bool:
         """Whether a run has left anything: its output, its parts, or how it ended."""
-        if self.path.is_dir():
+        if any(is_there(path) for path in (self.parts_folder, self.status_path)):
+            return True
+        if not is_folder(self.path):
+            return is_there(self.path)
+        with writing(self.path):
             return any(self.path.iterdir())
-        return any(path.exists() for path in (self.path, self.parts_folder, self.status_path))
 
     def purpose_of(self, path: Path) -> str | None:
         """Tells what a run needs a path for; None if it may be another file."""
@@ -136,9 +142,9 @@ def check_side_files(
         if purpose is not None:
             raise ConfigError(f"{option} {path} is {purpose}, too; choose another file")
         taken.append((f"the file of {option}", path))
-        if path.is_dir():
+        if is_folder(path):
             raise DatasetError(f"{path} is a folder; name a file")
-        if path.exists() and not overwrite:
+        if is_there(path) and not overwrite:
             raise DatasetError(f"{path} exists already; choose another file or use --overwrite")
         _check_parent(path.parent)
 
@@ -172,7 +178,7 @@ def check_replaceable(target: OutputTarget, *, overwrite: bool) -> None:
         DatasetError: Something else is there, or anything at all without `overwrite`.
     """
     path = target.path
-    if not path.exists():
+    if not is_there(path):
         return
     if not path.is_file() and not path.is_dir():
         raise DatasetError(f"{path} is neither a file nor a folder; choose another output")
@@ -191,7 +197,7 @@ def check_replaceable(target: OutputTarget, *, overwrite: bool) -> None:
 
 
 def _check_parent(parent: Path) -> None:
-    if not parent.is_dir():
+    if not is_folder(parent):
         raise DatasetError(f"{parent} is not an existing folder; create it or choose another")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise DatasetError(f"{parent}: cannot be written: Permission denied")

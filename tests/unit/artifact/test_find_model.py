@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -66,16 +68,24 @@ def test_the_options_name_the_folder_and_those_of_an_artifact_on_the_hub_are_tak
 
 
 def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--revision v2 is for a hub id, but --model .* a path"):
+    with pytest.raises(ConfigError, match=r"--revision v2 is for a hub id, but .* is a path"):
         find_model(str(tmp_path), revision="v2")
 
 
 @pytest.mark.parametrize(
     ("model", "revision", "message"),
     [
-        ("someone/tiny", None, r"tiny: no such model: .* \(.*outgoing traffic.*\); check --model$"),
-        ("someone/tiny", "v3", r"no such model: .*; check --model and --revision v3$"),
-        ("./some/where/else", None, r"else: no such model: .* that can be reached; check --model$"),
+        (
+            "someone/tiny",
+            None,
+            r"tiny: no such model: .* \(.*outgoing traffic.*\); check its name$",
+        ),
+        ("someone/tiny", "v3", r"no such model: .*; check its name and --revision v3$"),
+        (
+            "./some/where/else",
+            None,
+            r"else: no such model: .* that can be reached; check its name$",
+        ),
     ],
 )
 @pytest.mark.usefixtures("hub")
@@ -138,3 +148,23 @@ def test_a_hub_is_asked_through_a_proxy_that_alone_knows_its_name(
 
     assert asked
     assert asked[0].startswith("http://hub.invalid/api/models/someone/tiny")
+
+
+def test_a_download_that_fails_is_not_told_as_a_model_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def snapshot(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SNAPSHOT, snapshot)
+
+    with pytest.raises(
+        ModelLoadError, match=r"^a/b: cannot be downloaded: .*No space left"
+    ) as error:
+        find_model("a/b")
+    assert "no such model" not in str(error.value)
+
+
+def test_a_name_that_no_file_can_have_is_no_path() -> None:
+    with pytest.raises(ModelLoadError, match="no such model"):
+        find_model("x" * 300)

@@ -193,3 +193,20 @@ def test_what_a_run_leaves_tells_of_it(folder: Path, left: str) -> None:
     (folder / left).touch()
 
     assert target.has_earlier_run
+
+
+@pytest.mark.parametrize("left", ["out.parts", "out.status.json"])
+def test_a_run_into_a_folder_that_is_still_empty_is_told_of_too(folder: Path, left: str) -> None:
+    (folder / "out").mkdir()
+    target = OutputTarget.of("out")
+    assert not target.has_earlier_run
+
+    (folder / left).touch()
+
+    assert target.has_earlier_run
+
+
+def test_a_name_that_no_file_can_have_is_refused(folder: Path) -> None:
+    assert folder.is_dir()
+    with pytest.raises(DatasetError, match="cannot be"):
+        check_output("x" * 300 + "/out.parquet/y.parquet", [], overwrite=False)
