@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.checkpoints import SHAPES, make_config, make_tokenizer
-from benchmarks.contenders import ours
+from benchmarks.contenders import PEERS, ours
 from benchmarks.drivers.furiosa import engine_args
 from benchmarks.environments import ENVIRONMENTS, REQUIREMENTS, python_of
 from benchmarks.measure_peers import COMPARISONS, choose, contenders
@@ -41,13 +41,13 @@ def test_our_settings_become_words_of_the_driver() -> None:
 
 
 def test_every_comparison_names_contenders_that_exist() -> None:
-    known = {*contenders(), "furiosa-int8"}
+    known = {*contenders(), "furiosa-int8", *(peer.key for peer in PEERS)}
 
     assert {key for comparison in COMPARISONS for key in comparison.engines} <= known
 
 
 def test_contenders_are_chosen_by_how_their_keys_begin() -> None:
-    known = contenders()
+    known = {key: entry for key, entry in contenders().items() if not entry.features}
 
     chosen = choose(COMPARISONS[0].engines, ["openvino", "furiosa-float32"], known)
 
