@@ -92,7 +92,7 @@ class Machine:
             peak_memory_bytes=memory.peak_bytes,
             busy_elsewhere=round(max(0.0, busy_seconds) / seconds / (os.cpu_count() or 1), 3),
             output=_last_object(output),
-            problem=_problem(errors) if process.returncode else None,
+            problem=_problem(errors, process.returncode) if process.returncode else None,
         )
 
     def _wait(self, process: subprocess.Popen[str]) -> tuple[str, str]:
@@ -138,6 +138,8 @@ def _last_object(output: str) -> Mapping[str, Any]:
     return {}
 
 
-def _problem(errors: str) -> str:
+def _problem(errors: str, returncode: int) -> str:
+    if returncode < 0 and -returncode != signal.SIGKILL:  # what it said last is not why
+        return f"it crashed ({signal.Signals(-returncode).name})"
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     return lines[-1][:_MAX_PROBLEM_LENGTH] if lines else "it failed without a word"

@@ -96,6 +96,15 @@ def test_a_process_that_takes_too_long_is_ended_with_all_that_it_started() -> No
     assert finished.problem == "it took more than 0.5 seconds"
 
 
+def test_a_process_that_crashes_is_said_to_have_crashed() -> None:
+    script = "import os, signal, sys; print('at work', file=sys.stderr, flush=True); "
+    script += "os.kill(os.getpid(), signal.SIGSEGV)"
+
+    finished = Machine(lock=None).run([sys.executable, "-c", script], variables={})
+
+    assert finished.problem == "it crashed (SIGSEGV)"
+
+
 def test_memory_of_a_process_counts_what_it_started() -> None:
     script = "data = bytearray(2**25); input()"
     before = tree_memory_bytes(os.getpid())
