@@ -13,7 +13,7 @@ from benchmarks.figures import Spread, matrix_shares, spread, times_as_fast
 
 FOLDER = Path(__file__).parent / "results"
 
-# By which processors multiply matrices, and what tells that they have them.
+# By which processors multiply matrices, the best last, and what tells that they have them.
 _INSTRUCTIONS = {"AVX2": "avx2", "AVX-512": "avx512f", "AMX": "amx_int8"}
 
 
@@ -117,7 +117,7 @@ class Session:
         features = self.machine["cpu_features"]
         names = [name for name, feature in _INSTRUCTIONS.items() if features.get(feature)]
         name = self.machine["cpu"].replace("(R)", "").replace(" Processor", "")
-        return f"{name} ({', '.join(names)})" if names else name
+        return f"{name} ({names[-1]})" if names else name
 
 
 def write_session(session: Session, folder: Path) -> Path:
