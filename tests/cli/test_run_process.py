@@ -58,7 +58,7 @@ def test_a_missing_model_is_one_line_and_exit_code_5(tmp_path: Path) -> None:
     assert process.returncode == 5
     assert stderr == (
         f"Error: {missing}: no such model: neither a checkpoint folder nor a hub id that can be "
-        "reached; check --model\n"
+        "reached; check its name\n"
     )
     assert not output.exists()
 
