@@ -44,7 +44,7 @@ default where a processor has AMX; it was measured in float32, too, as the other
 - **of the matrix rate**: arithmetic of the model's weights that the answers need, per second, as a
   share of the best float32 rate that oneDNN reached on this machine in the same round, with packed
   weights. Tokens that prompts share are needed once. Only products of fewer bits, or float32 made
-  of bfloat16 in AMX tiles, exceed 100 % on a quiet machine.
+  of bfloat16 in AMX tiles, can exceed 100 % on a quiet machine.
 - **times as fast**: how many times as fast ours is in the same kind of precision, median of the
   ratios of each round.
 

@@ -8,7 +8,6 @@ half], two hold the inputs of either row half, and two the weights of either pan
 from __future__ import annotations
 
 import ctypes
-import math
 import platform
 import sys
 from typing import Any
@@ -65,16 +64,18 @@ def padded_bytes(num_bytes: int) -> int:
     return (lines + 1 - lines % 2) * TILE_BYTES
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Returns an array like numpy's whose first element begins a line of a cache.
+def empty_rows_of(row_size: int, num_tokens: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Reserves memory for rows that tiles are loaded from, [T, `row_size`].
 
-    A tile whose rows lie across lines is read four times as slowly.
+    The first one begins a line of a cache: a tile whose rows lie across lines is read four times as
+    slowly. There is memory behind them for a multiple of `MAX_ROWS` rows, as tiles are read whole.
     """
     kind = np.dtype(dtype)
-    num_bytes = math.prod(shape) * kind.itemsize
+    num_rows = -(-num_tokens // MAX_ROWS) * MAX_ROWS
+    num_bytes = num_rows * row_size * kind.itemsize
     memory = np.empty(num_bytes + TILE_BYTES, np.uint8)
     start = -memory.ctypes.data % TILE_BYTES
-    return memory[start : start + num_bytes].view(kind).reshape(shape)
+    return memory[start : start + num_bytes].view(kind).reshape(num_rows, row_size)[:num_tokens]
 
 
 @register_jitable
@@ -94,7 +95,7 @@ def row_block(num_tokens: int, num_blocks: int, block: int) -> tuple[int, int]:
 
 @numba.njit(nogil=True)
 def aligned_floats(size: int) -> npt.NDArray[np.float32]:
-    """Returns the same for kernels."""
+    """Reserves memory for floats that begin a line of a cache, in kernels."""
     memory = np.empty(size + TILE_ROWS, np.float32)
     start = -memory.ctypes.data // memory.itemsize % TILE_ROWS
     return memory[start : start + size]

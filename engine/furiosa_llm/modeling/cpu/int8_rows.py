@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import register_jitable
 
-from furiosa_llm.modeling.cpu.amx import HAS_AMX, MAX_ROWS, aligned_empty, padded_bytes
+from furiosa_llm.modeling.cpu.amx import HAS_AMX, empty_rows_of, padded_bytes
 from furiosa_llm.modeling.cpu.int8_tile import INPUT_MULTIPLE, LARGEST_INPUT, ZERO_POINT
 from furiosa_llm.modeling.cpu.layer_kernels import Floats
 
@@ -25,8 +25,7 @@ _SHIFT = np.float32(ZERO_POINT + 0.5)  # truncation rounds to the nearest, once 
 class Int8Rows(NamedTuple):
     """Activations of T tokens: about (numbers - ZERO_POINT) * scale."""
 
-    # [T, I], filled up with anything to a multiple of INPUT_MULTIPLE or more. There is memory
-    # behind them for a multiple of MAX_ROWS rows.
+    # [T, I], filled up with anything to a multiple of INPUT_MULTIPLE or more; see `empty_rows_of`.
     numbers: npt.NDArray[np.uint8]
     scales: Floats  # [T]
 
@@ -45,8 +44,7 @@ def row_bytes(size: int) -> int:
 
 def empty_rows(num_tokens: int, size: int) -> Int8Rows:
     """Reserves memory for [T, I]."""
-    num_rows = -(-num_tokens // MAX_ROWS) * MAX_ROWS
-    numbers = aligned_empty((num_rows, row_bytes(size)), np.uint8)[:num_tokens]
+    numbers = empty_rows_of(row_bytes(size), num_tokens, np.uint8)
     return Int8Rows(numbers, np.empty(num_tokens, np.float32))
 
 

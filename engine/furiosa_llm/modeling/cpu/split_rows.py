@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, register_jitable
 
-from furiosa_llm.modeling.cpu.amx import MAX_ROWS, TILE_BYTES, aligned_empty, padded_bytes
+from furiosa_llm.modeling.cpu.amx import TILE_BYTES, empty_rows_of, padded_bytes
 from furiosa_llm.modeling.cpu.layer_kernels import Floats
 from furiosa_llm.modeling.cpu.simd import LANES, float32x16, load
 
@@ -36,10 +36,7 @@ _HALF_PIECE = 0x8000  # of the last bit of a piece
 
 
 class SplitRows(NamedTuple):
-    """Activations of T tokens, filled up with zeros to S steps.
-
-    There is memory behind them for a multiple of `MAX_ROWS` rows.
-    """
+    """Activations of T tokens, filled up with zeros to S steps; see `empty_rows_of`."""
 
     pieces: npt.NDArray[np.int32]  # [T, NUM_PIECES * S * LANES and perhaps more], pairs of 16 bits
 
@@ -52,8 +49,7 @@ def row_pairs(size: int) -> int:
 
 def empty_split_rows(num_tokens: int, size: int) -> SplitRows:
     """Reserves memory for [T, I]."""
-    num_rows = -(-num_tokens // MAX_ROWS) * MAX_ROWS
-    return SplitRows(aligned_empty((num_rows, row_pairs(size)), np.int32)[:num_tokens])
+    return SplitRows(empty_rows_of(row_pairs(size), num_tokens, np.int32))
 
 
 @intrinsic
