@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
@@ -46,8 +47,17 @@ def choose(available_bytes: int, num_blocks: int | None = None) -> int:
         model="m", paged_attention_num_blocks=num_blocks, paged_attention_block_size=16
     )
     return kv_cache.choose_num_blocks(
-        args, SHAPES, max_model_len=4096, max_num_seqs=256, available_bytes=available_bytes
+        args,
+        SHAPES,
+        dtype=torch.float32,
+        max_model_len=4096,
+        max_num_seqs=256,
+        available_bytes=available_bytes,
     )
+
+
+def allocate(num_blocks: int) -> None:
+    kv_cache.allocate(SHAPES, dtype=torch.float32, num_blocks=num_blocks, block_size=16)
 
 
 def test_without_limits_it_is_what_the_machine_has(tmp_path: Path) -> None:
@@ -101,6 +111,7 @@ def test_the_longest_sequence_fits_that_ends_within_a_block() -> None:
     num_blocks = kv_cache.choose_num_blocks(
         EngineArgs(model="m", paged_attention_block_size=16),
         SHAPES,
+        dtype=torch.float32,
         max_model_len=40,
         max_num_seqs=1,
         available_bytes=16 * GIB,
@@ -109,9 +120,14 @@ def test_the_longest_sequence_fits_that_ends_within_a_block() -> None:
     assert num_blocks == 3
 
 
+def test_pairs_take_half_the_memory() -> None:
+    assert kv_cache.block_bytes(SHAPES, 16, torch.float32) == BLOCK_BYTES
+    assert kv_cache.block_bytes(SHAPES, 16, torch.bfloat16) == BLOCK_BYTES // 2
+
+
 def test_blocks_that_cannot_be_allocated_are_one_clear_error() -> None:
     with pytest.raises(ConfigError, match=r"^there is no memory for \d+ KV-cache .* fit: lower"):
-        kv_cache.allocate(SHAPES, num_blocks=2**46 // BLOCK_BYTES, block_size=16)
+        allocate(2**46 // BLOCK_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +135,7 @@ def test_blocks_that_cannot_be_allocated_are_one_clear_error() -> None:
     [
         ("choose(free_memory_bytes(), 2 * GIB // BLOCK_BYTES)", "blocks fit"),
         (
-            "kv_cache.allocate(SHAPES, num_blocks=2 * GIB // BLOCK_BYTES, block_size=16)",
+            "allocate(2 * GIB // BLOCK_BYTES)",
             "there is no memory for 131072 KV-cache blocks (2.00 GiB); about ",
         ),
     ],

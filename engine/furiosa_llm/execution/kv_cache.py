@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from furiosa_llm.config import EngineArgs
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.memory_limits import free_memory_bytes, gib
 from furiosa_llm.modeling.cpu.layer_cache import LayerCache
 from furiosa_llm.modeling.layer_shape import LayerShape
 
-CACHE_ITEM_BYTES = 4  # float32
 CPU_MEMORY_SHARE = 0.5  # of what is available once the model is loaded
 HEADROOM_BYTES = 2**28  # for what a step computes, and the answers
 
 
-def block_bytes(shapes: Sequence[LayerShape], block_size: int) -> int:
+def block_bytes(shapes: Sequence[LayerShape], block_size: int, dtype: torch.dtype) -> int:
     """Returns the bytes that one block takes in all layers together."""
-    return sum(shape.num_token_elements for shape in shapes) * block_size * CACHE_ITEM_BYTES
+    return sum(shape.num_token_elements for shape in shapes) * block_size * dtype.itemsize
 
 
 def choose_num_blocks(
     args: EngineArgs,
     shapes: Sequence[LayerShape],
     *,
+    dtype: torch.dtype,
     max_model_len: int,
     max_num_seqs: int,
     available_bytes: int,
@@ -33,7 +35,7 @@ def choose_num_blocks(
     Raises:
         ConfigError: The memory holds fewer blocks than asked for, or not even one.
     """
-    size = block_bytes(shapes, args.paged_attention_block_size)
+    size = block_bytes(shapes, args.paged_attention_block_size, dtype)
     num_given = args.paged_attention_num_blocks
     usable_bytes = max(available_bytes - HEADROOM_BYTES, 0)
     if num_given is not None:
@@ -55,7 +57,9 @@ def choose_num_blocks(
     return min(num_fitting, num_blocks_of_longest * max_num_seqs)
 
 
-def allocate(shapes: Sequence[LayerShape], *, num_blocks: int, block_size: int) -> list[LayerCache]:
+def allocate(
+    shapes: Sequence[LayerShape], *, dtype: torch.dtype, num_blocks: int, block_size: int
+) -> list[LayerCache]:
     """Reserves the cache of every layer on a CPU.
 
     Raises:
@@ -63,11 +67,11 @@ def allocate(shapes: Sequence[LayerShape], *, num_blocks: int, block_size: int) 
     """
     try:
         return [
-            LayerCache.allocate(shape, num_blocks=num_blocks, block_size=block_size)
+            LayerCache.allocate(shape, num_blocks=num_blocks, block_size=block_size, dtype=dtype)
             for shape in shapes
         ]
     except MemoryError as error:
-        size = block_bytes(shapes, block_size)
+        size = block_bytes(shapes, block_size, dtype)
         usable_bytes = max(free_memory_bytes() - HEADROOM_BYTES, 0)
         num_fitting = min(usable_bytes // size, num_blocks // 2)  # what is free may not be told
         raise ConfigError(

@@ -158,6 +158,7 @@ class PreparedModel:
         cache_config = self.limits.cache_config
         caches = kv_cache.allocate(
             [layer.shape for layer in self.loaded.layers],
+            dtype=self.loaded.cache_dtype,
             num_blocks=cache_config.num_blocks,
             block_size=cache_config.block_size,
         )
@@ -214,6 +215,7 @@ def prepare_model(args: EngineArgs, *, device: str = "cpu", num_replicas: int = 
     num_blocks = kv_cache.choose_num_blocks(
         args,
         [layer.shape for layer in loaded.layers],
+        dtype=loaded.cache_dtype,
         max_model_len=max_model_len,
         max_num_seqs=scheduler_config.max_num_seqs,
         available_bytes=free_memory_bytes() // num_replicas,

@@ -65,6 +65,7 @@ def prepare_rank(args: EngineArgs, group: RankGroup, *, num_replicas: int = 1) -
     num_blocks = kv_cache.choose_num_blocks(
         args,
         [layer.shape for layer in loaded.layers],
+        dtype=loaded.cache_dtype,
         max_model_len=max_model_len,
         max_num_seqs=scheduler_config.max_num_seqs,
         available_bytes=free_memory_bytes() // num_sharing,

@@ -46,6 +46,7 @@ class LoadedModel:
         info: Its limits and special tokens.
         num_parameters: Weights of the model; those that two layers share count once.
         stage: The pipeline stage that is left of it, where it is cut into several.
+        cache_dtype: Of the keys and values that a CPU keeps.
     """
 
     model: PreTrainedModel
@@ -53,6 +54,7 @@ class LoadedModel:
     info: ModelInfo
     num_parameters: int
     stage: PipelineStage | None = None
+    cache_dtype: torch.dtype = torch.float32
 
     def fused(self, *, quantization: str | None, deterministic: bool) -> LoadedModel:
         """Returns the model, which is on a CPU, with its modules replaced by faster ones.
@@ -75,7 +77,10 @@ class LoadedModel:
                 make_deterministic(self.model)
             except ModelLoadError as error:
                 raise ModelLoadError(f"{name} is not deterministic: {error}") from error
-        return dataclasses.replace(self, layers=layers)
+        cache_dtype = torch.float32
+        if quantization is not None and all(layer.shape.key_size % 2 == 0 for layer in layers):
+            cache_dtype = torch.bfloat16  # which errs less than weights of 8 bits
+        return dataclasses.replace(self, layers=layers, cache_dtype=cache_dtype)
 
     @property
     def is_small(self) -> bool:

@@ -13,10 +13,10 @@ from furiosa_llm.modeling.cpu.core_threads import CoreThreads
 from furiosa_llm.modeling.cpu.int8_amx import multiply_int8_tiles
 from furiosa_llm.modeling.cpu.int8_matmul import multiply_int8
 from furiosa_llm.modeling.cpu.int8_rounding import round_weights
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
 from furiosa_llm.modeling.cpu.matmul_kernel import FloatWeights, multiply_floats, pack
 from furiosa_llm.modeling.cpu.packed_linear import Int8Linear, PackedLinear
 from furiosa_llm.modeling.cpu.products import num_panels, rows_for, rows_of
+from furiosa_llm.modeling.cpu.simd import Floats
 from furiosa_llm.modeling.cpu.split_matmul import multiply_split
 
 needs_tiles = pytest.mark.skipif(not HAS_AMX, reason="needs a processor with AMX")

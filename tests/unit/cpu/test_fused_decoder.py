@@ -35,7 +35,9 @@ def bind(loaded: LoadedModel, num_tokens: int, kept: list[int] | None = None) ->
     """Lets the model run a step of one request, whose keys and values nobody has written yet."""
     num_blocks = -(-num_tokens // BLOCK_SIZE)
     caches = [
-        LayerCache.allocate(layer.shape, num_blocks=num_blocks, block_size=BLOCK_SIZE)
+        LayerCache.allocate(
+            layer.shape, num_blocks=num_blocks, block_size=BLOCK_SIZE, dtype=loaded.cache_dtype
+        )
         for layer in loaded.layers
     ]
     tokens = range(num_tokens) if kept is None else kept

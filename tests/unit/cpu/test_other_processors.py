@@ -1,4 +1,4 @@
-"""Products as they are compiled for processors that can do less than that of the tests."""
+"""Kernels as they are compiled for processors that can do less than that of the tests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 
 from furiosa_llm.modeling.cpu import processor
 
+_TESTS = ("packed_linear", "int8_rounding", "attention_cpu")
+
 AVX2 = ("sse2", "sse4.2", "avx", "avx2", "fma", "f16c", "bmi", "bmi2")
 AVX512 = (*AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
@@ -21,10 +23,11 @@ AVX512 = (*AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
         pytest.param((), ("avx2",), id="anything"),
         pytest.param(AVX2, ("avx512f",), id="AVX2"),
         pytest.param(AVX512, ("avx512vnni",), id="AVX-512"),
-        pytest.param((*AVX512, "avx512vnni"), ("amx-int8",), id="VNNI"),
+        pytest.param((*AVX512, "avx512vnni"), ("avx512bf16",), id="VNNI"),
+        pytest.param((*AVX512, "avx512vnni", "avx512bf16"), ("amx-int8",), id="bfloat16"),
     ],
 )
-def test_products_hold_there_too(features: tuple[str, ...], differs: tuple[str, ...]) -> None:
+def test_results_hold_there_too(features: tuple[str, ...], differs: tuple[str, ...]) -> None:
     if not processor.has(*features) or not processor.has(*differs):
         pytest.skip("this processor is no better, or not as good")
     folder = Path(__file__).parent
@@ -36,8 +39,8 @@ def test_products_hold_there_too(features: tuple[str, ...], differs: tuple[str, 
     finished = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x"),
-            *(str(folder / f"test_{name}.py") for name in ("packed_linear", "int8_rounding")),
-            *("-k", "not any_batch"),
+            *(str(folder / f"test_{name}.py") for name in _TESTS),
+            *("-k", "not any_batch and not plain_torch and not runs_beside"),
         ],
         env=os.environ | variables,
         capture_output=True,

@@ -9,6 +9,7 @@ from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.cpu import attention_kernel
 from furiosa_llm.modeling.cpu.core_threads import CoreThreads
 from furiosa_llm.modeling.cpu.layer_cache import LayerCache
+from furiosa_llm.modeling.cpu.simd import Floats
 from furiosa_llm.modeling.step_layout import StepLayout
 
 _NO_WINDOW = 2**31 - 1
@@ -47,7 +48,7 @@ class CpuAttention:
 
     def attend(
         self,
-        query: attention_kernel.Floats,
+        query: Floats,
         query_stride: int,
         num_heads: int,
         cache: LayerCache,
@@ -97,7 +98,7 @@ class CpuAttention:
 
 def attention_settings(
     params: AttentionParams,
-) -> tuple[float, int, float, attention_kernel.Floats]:
+) -> tuple[float, int, float, Floats]:
     """Returns scaling, window, cap and sinks as kernels take them."""
     return (
         params.scaling,
@@ -107,5 +108,5 @@ def attention_settings(
     )
 
 
-def _array(tensor: torch.Tensor) -> attention_kernel.Floats:
+def _array(tensor: torch.Tensor) -> Floats:
     return tensor.detach().float().contiguous().numpy()

@@ -14,15 +14,25 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from furiosa_llm.modeling.cpu.cache_cells import (
+    PAIR_ROOM,
+    Cells,
+    inputs_for,
+    numbers_per_cell,
+    put_inputs,
+)
 from furiosa_llm.modeling.cpu.float_tile import tile_product
+from furiosa_llm.modeling.cpu.layer_kernels import put_tokens
 from furiosa_llm.modeling.cpu.matmul_tile import (
     HAS_32_WIDE_REGISTERS,
     MAX_TILE_ROWS,
     PANEL_VECTORS,
     PANEL_WIDTH,
+    READS_AHEAD,
 )
 from furiosa_llm.modeling.cpu.simd import (
     LANES,
+    Floats,
     add,
     exceeds,
     exponential2,
@@ -37,7 +47,6 @@ from furiosa_llm.modeling.cpu.simd import (
 )
 from furiosa_llm.modeling.step_layout import QUERY_TILE
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 _ZERO = np.float32(0.0)
@@ -49,11 +58,8 @@ _LOG2_E = 1.4426950408889634
 _WIDE_ROWS = 6 if HAS_32_WIDE_REGISTERS else 3
 _PANEL_ROWS = 10 if HAS_32_WIDE_REGISTERS else MAX_TILE_ROWS
 
-# With few rows, memory is what they wait for. Where registers are half as wide, what a processor
-# reads ahead of its own accord serves blocks best.
-_multiply_wide = tile_product(
-    2 * PANEL_VECTORS, fetches_ahead=HAS_32_WIDE_REGISTERS, max_rows=_WIDE_ROWS
-)
+# With few rows, memory is what they wait for.
+_multiply_wide = tile_product(2 * PANEL_VECTORS, fetches_ahead=not READS_AHEAD, max_rows=_WIDE_ROWS)
 _multiply_panel = tile_product(PANEL_VECTORS, fetches_ahead=False, max_rows=_PANEL_ROWS)
 _multiply_column = tile_product(1, fetches_ahead=False, max_rows=_PANEL_ROWS)
 _NOTHING_AHEAD = (0, 0)
@@ -61,32 +67,35 @@ _NOTHING_AHEAD = (0, 0)
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def store_tokens(
-    blocks: Floats,
+    blocks: Cells,
     block_size: int,
     slot_mapping: npt.NDArray[np.int64],
     key: Floats,
     value: Floats,
 ) -> None:
-    """Writes keys [T, K, D] and values [T, K, E] to their slots of [N, K, D * B + B * E]."""
-    key_size = key.shape[2]
-    value_start = key_size * block_size
-    value_stride = (blocks.shape[2] - value_start) // block_size
-    for token in range(slot_mapping.shape[0]):
+    """Writes keys [T, K, D] and values [T, K, E] to their slots of `blocks`; see `LayerCache`."""
+    num_tokens, num_heads, key_size = key.shape
+    value_size = value.shape[2]
+    keys = key.reshape(num_tokens, num_heads * key_size)
+    values = value.reshape(num_tokens, num_heads * value_size)
+    for token in range(num_tokens):
         block, offset = slot_mapping[token] // block_size, slot_mapping[token] % block_size
-        for head in range(key.shape[1]):
-            lines = blocks[block, head]
-            for d in range(key_size):
-                lines[d * block_size + offset] = key[token, head, d]
-            start = value_start + offset * value_stride
-            for e in range(value.shape[2]):
-                lines[start + e] = value[token, head, e]
+        for head in range(num_heads):
+            put_tokens(
+                blocks[block, head],
+                block_size,
+                offset,
+                (token, token + 1),
+                (keys, head * key_size, (head + 1) * key_size),
+                (values, head * value_size, (head + 1) * value_size),
+            )
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy")
 def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
     query: Floats,
     query_stride: int,
-    blocks: Floats,
+    blocks: Cells,
     output: Floats,
     key_size: int,
     block_size: int,
@@ -109,7 +118,8 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
     Args:
         query: Flat; token t's heads lie at t * query_stride, [H, D].
         query_stride: Elements from one token's queries to the next one's.
-        blocks: [N, K, D * B + B * E], with the step's own keys and values already stored.
+        blocks: [N, K, D * B + B * E], with the step's own keys and values already stored; pairs
+            are half as many.
         output: [T, H, E], written; E without the padding of `blocks`.
         key_size: D.
         block_size: B.
@@ -126,14 +136,18 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
         unit_stride: Distance to the next one.
     """
     num_kv_heads, head_span = blocks.shape[1], blocks.shape[2]
+    num_numbers = numbers_per_cell(blocks)
+    key_lines = key_size // num_numbers
     num_heads, value_size = output.shape[1], output.shape[2]
     group_size = num_heads // num_kv_heads
-    padded_size = (head_span - key_size * block_size) // block_size
+    padded_size = (head_span - key_lines * block_size) * num_numbers // block_size
     cache = blocks.reshape(-1)
     max_head_rows = QUERY_TILE * group_size
     max_rows = max_head_rows * heads_per_unit
-    queries = np.empty(max_rows * key_size, np.float32)
-    weights = np.empty(max_head_rows * block_size, np.float32)
+    queries = np.empty(max_rows * key_size + PAIR_ROOM, np.float32)
+    weights = np.empty(max_head_rows * block_size + PAIR_ROOM, np.float32)
+    query_inputs, weight_inputs = inputs_for(blocks, queries), inputs_for(blocks, weights)
+    num_inputs = numbers_per_cell(query_inputs)
     zeros = np.zeros(block_size, np.float32)
     row_max = np.empty(max_rows, np.float32)
     row_sum = np.empty(max_rows * LANES, np.float32)  # of each lane of a vector
@@ -160,6 +174,7 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
             if sinks.shape[0] > 0:
                 row_max[row] = sinks[head] * np.float32(_LOG2_E)
                 row_sum[row * LANES] = _ONE
+        put_inputs(queries, query_inputs, 0, num_rows * heads_per_unit * key_size)
         acc[: num_rows * heads_per_unit * padded_size] = _ZERO
 
         first_block = _first_block(start + shift, sliding_window, block_size)
@@ -182,15 +197,16 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
                 next_keys += first_head * head_span
             num_visible = min(stop + shift - index * block_size, block_size)  # by any row
             width = -(-num_visible // LANES) * LANES
+            value_lines = -(-num_visible // num_numbers)
             for kv_head in range(heads_per_unit):
                 keys = block_start + (first_head + kv_head) * head_span
-                values = keys + key_size * block_size
+                values = keys + key_lines * block_size
                 following = keys + head_span if kv_head + 1 < heads_per_unit else next_keys
                 first = kv_head * num_rows
                 _multiply(
                     num_rows,
-                    (queries, first * key_size, key_size),
-                    (cache, keys, block_size, key_size, width, values),
+                    (query_inputs, first * key_size // num_inputs, key_size // num_inputs),
+                    (cache, keys, block_size, key_lines, width, values),
                     (zeros, 0, 0),
                     (weights, 0, block_size),
                 )
@@ -215,11 +231,12 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
                         total = add(total, load(row_sum, (first + row) * LANES))
                         store(row_sum, (first + row) * LANES, total)
                         _hide(scores, visible, _ZERO)
+                        put_inputs(weights, weight_inputs, row * block_size, width)
                         row += 1
                 _multiply(
                     num_rows,
-                    (weights, 0, block_size),
-                    (cache, values, padded_size, num_visible, padded_size, following),
+                    (weight_inputs, 0, block_size // num_inputs),
+                    (cache, values, padded_size, value_lines, padded_size, following),
                     (acc, first * padded_size, padded_size),
                     (acc, first * padded_size, padded_size),
                 )
@@ -244,8 +261,8 @@ def _first_block(position: int, sliding_window: int, block_size: int) -> int:
 @numba.njit(nogil=True)
 def _multiply(
     num_rows: int,
-    inputs: tuple[Floats, int, int],
-    weights: tuple[Floats, int, int, int, int, int],
+    inputs: tuple[Cells, int, int],
+    weights: tuple[Cells, int, int, int, int, int],
     initial: tuple[Floats, int, int],
     output: tuple[Floats, int, int],
 ) -> None:
@@ -284,7 +301,7 @@ def _multiply(
 
 
 @numba.njit(nogil=True, inline="always")
-def _place(matrix: tuple[Floats, int, int], row: int, column: int) -> tuple[Floats, int, int]:
+def _place(matrix: tuple[Any, int, int], row: int, column: int) -> tuple[Any, int, int]:
     """Returns the part of a matrix that begins at a row and a column."""
     array, start, stride = matrix
     return array, start + row * stride + column, stride

@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from furiosa_llm.modeling.cpu.attention_kernel import Ints, attend
 from furiosa_llm.modeling.cpu.barrier import Counter, wait_for_all
-from furiosa_llm.modeling.cpu.layer_kernels import Floats, gate, normalize, rotate_and_store
+from furiosa_llm.modeling.cpu.cache_cells import Cells, pair_start
+from furiosa_llm.modeling.cpu.layer_kernels import gate, normalize, rotate_and_store
 from furiosa_llm.modeling.cpu.products import Rows, Weights, multiply, put_row, take_rows
+from furiosa_llm.modeling.cpu.simd import Floats
 
 Places = npt.NDArray[np.int64]
 
@@ -79,7 +81,7 @@ def run_layer(
     weights: DecoderWeights,
     attention: DecoderAttention,
     step: DecoderStep,
-    blocks: Floats,
+    blocks: Cells,
     memory: DecoderMemory,
     threads: tuple[int, int],
 ) -> None:
@@ -112,16 +114,17 @@ def run_layer(
     projected = memory.projected[: num_tokens * qkv_size].reshape(num_tokens, qkv_size)
     multiply(rows, weights.qkv, projected, share, num_shares)
     wait_for_all(counter, num_shares)
+    first, end = pair_start(step.slot_mapping, start), pair_start(step.slot_mapping, stop)
     rotate_and_store(
-        projected[start:stop],
+        projected[first:end],
         attention.num_heads,
         attention.key_size,
         weights.query_norm.scale,
         weights.key_norm.scale,
         weights.query_norm.epsilon,
-        step.cos[start:stop],
-        step.sin[start:stop],
-        step.slot_mapping[start:stop],
+        step.cos[first:end],
+        step.sin[first:end],
+        step.slot_mapping[first:end],
         blocks,
         attention.block_size,
     )

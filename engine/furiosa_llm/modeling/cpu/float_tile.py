@@ -9,6 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from furiosa_llm.modeling.cpu.cache_cells import BFLOAT16_BITS, UPPER_BITS, BFloat16
 from furiosa_llm.modeling.cpu.matmul_tile import (
     HAS_32_WIDE_REGISTERS,
     MAX_TILE_ROWS,
@@ -20,6 +21,7 @@ from furiosa_llm.modeling.cpu.simd import LANES
 _INT64 = ir.IntType(64)
 _REGISTER_LANES = LANES if HAS_32_WIDE_REGISTERS else LANES // 2
 _REGISTER = ir.VectorType(ir.FloatType(), _REGISTER_LANES)
+_PAIRS = ir.VectorType(ir.IntType(32), _REGISTER_LANES)
 
 
 def tile_product(num_vectors: int, *, fetches_ahead: bool, max_rows: int = MAX_TILE_ROWS) -> Any:
@@ -52,8 +54,10 @@ def tile_product(num_vectors: int, *, fetches_ahead: bool, max_rows: int = MAX_T
     ) -> Any:
         """Writes output [R, W] = initial [R, W] + inputs [R, D] @ weights [D, W].
 
-        All arrays are flat and float32; the part of each begins at the index that follows it, and
-        its rows lie a stride apart. A stride of 0 repeats a row.
+        All arrays are flat; the part of each begins at the index that follows it, and its rows lie
+        a stride apart. A stride of 0 repeats a row. Numbers are float32. Those of weights may be
+        pairs instead (see `cache_cells`), of the rows 2d and 2d + 1; inputs may be pairs, too,
+        where a processor multiplies such.
 
         Args:
             typing: numba's own.
@@ -64,7 +68,7 @@ def tile_product(num_vectors: int, *, fetches_ahead: bool, max_rows: int = MAX_T
             weights: See above.
             w: See above.
             weight_stride: See above.
-            depth: D, at least 1.
+            depth: Rows of weights, or of pairs of them, at least 1.
             ahead: A pair: with each row of weights, as many elements are fetched that lie this far
                 beyond `w`, and for each row this much further.
             initial: See above.
@@ -88,9 +92,13 @@ def tile_product(num_vectors: int, *, fetches_ahead: bool, max_rows: int = MAX_T
             weights = matrix(4)
             start, step = (builder.extract_value(values[8], part) for part in (0, 1))
             ahead = builder.gep(weights[0], [start]), step
+            numbers, factors = (signature.args[place].dtype for place in (1, 4))
+            tile = _PairTile if numbers == types.int32 else _FloatTile
+            if numbers != factors:
+                tile = _SplitPairTile
             emit_cases(
                 builder,
-                _FloatTile(
+                tile(
                     builder,
                     num_vectors=num_vectors,
                     depth=values[7],
@@ -134,7 +142,6 @@ class _FloatTile(Tile):
 
     def emit(self, num_rows: int) -> None:
         """Emits the sums of so many rows, and what writes them."""
-        builder = self._builder
         places = [(row, column) for row in range(num_rows) for column in range(self._width)]
         rows = [self._row(self._inputs, row) for row in range(num_rows)]
         initial = [self._load(self._initial, *place, _REGISTER) for place in places]
@@ -145,19 +152,67 @@ class _FloatTile(Tile):
 
         def products(d: Any, sums: list[Any]) -> list[Any]:
             totals = dict(zip(places, sums, strict=True))
-            numbers = [self._splat(builder.load(builder.gep(row, [d])), _REGISTER) for row in rows]
-            for group in groups:
-                weights = [self._weight(d, column) for column in group]
-                for row, number in enumerate(numbers):
-                    for column, weight in zip(group, weights, strict=True):
-                        terms = number, weight, totals[row, column]
-                        totals[row, column] = builder.call(self._fma, terms)
+            for part in range(self._num_parts):
+                numbers = [self._number(row, d, part) for row in rows]
+                for group in groups:
+                    weights = [self._weight(d, column, part) for column in group]
+                    for row, number in enumerate(numbers):
+                        for column, weight in zip(group, weights, strict=True):
+                            terms = totals[row, column], number, weight
+                            totals[row, column] = self._add_product(*terms)
             return [totals[place] for place in places]
 
         for place, total in zip(places, self._emit_loop(initial, products), strict=True):
             self._store(total, *place)
 
-    def _weight(self, d: Any, column: int) -> Any:
+    _num_parts = 1  # of a step in the depth
+
+    def _number(self, row: Any, d: Any, part: int) -> Any:
+        """The input that all weights of a row of them are multiplied by."""
+        place = self._builder.add(self._builder.mul(d, _INT64(self._num_parts)), _INT64(part))
+        return self._splat(self._builder.load(self._builder.gep(row, [place])), _REGISTER)
+
+    def _weight(self, d: Any, column: int, part: int) -> Any:
+        return self._weights_of(d, column, _REGISTER)
+
+    def _weights_of(self, d: Any, column: int, kind: Any) -> Any:
         pointer, stride = self._weights
         line = self._builder.gep(pointer, [self._builder.mul(d, stride)])
-        return self._load((line, _INT64(0)), 0, column, _REGISTER)
+        return self._load((line, _INT64(0)), 0, column, kind)
+
+    def _add_product(self, total: Any, number: Any, weight: Any) -> Any:
+        return self._builder.call(self._fma, [number, weight, total])
+
+
+class _PairTile(_FloatTile):
+    """Multiplies pairs with pairs."""
+
+    def _number(self, row: Any, d: Any, part: int) -> Any:
+        return self._splat(self._builder.load(self._builder.gep(row, [d])), _PAIRS)
+
+    def _weight(self, d: Any, column: int, part: int) -> Any:
+        return self._weights_of(d, column, _PAIRS)
+
+    def _add_product(self, total: Any, number: Any, weight: Any) -> Any:
+        kind = ir.VectorType(BFloat16(), 2 * LANES)
+        operation = cgutils.get_or_insert_function(
+            self._builder.module,
+            ir.FunctionType(_REGISTER, [_REGISTER, kind, kind]),
+            "llvm.x86.avx512bf16.dpbf16ps.512",
+        )
+        pairs = [self._builder.bitcast(vector, kind) for vector in (number, weight)]
+        return self._builder.call(operation, [total, *pairs])
+
+
+class _SplitPairTile(_FloatTile):
+    """Multiplies floats with pairs, the first numbers of all pairs before the second ones."""
+
+    _num_parts = 2
+
+    def _weight(self, d: Any, column: int, part: int) -> Any:
+        pairs = self._weights_of(d, column, _PAIRS)
+        if part == 0:
+            bits = self._builder.shl(pairs, ir.Constant(_PAIRS, [BFLOAT16_BITS] * _PAIRS.count))
+        else:
+            bits = self._builder.and_(pairs, ir.Constant(_PAIRS, [UPPER_BITS] * _PAIRS.count))
+        return self._builder.bitcast(bits, _REGISTER)

@@ -11,8 +11,8 @@ from furiosa_llm.modeling.cpu import layer_kernels
 from furiosa_llm.modeling.cpu.attention import CpuAttention
 from furiosa_llm.modeling.cpu.fused_modules import FusedRmsNorm
 from furiosa_llm.modeling.cpu.layer_cache import LayerCache
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
 from furiosa_llm.modeling.cpu.packed_linear import PackedLinear, packable_linears
+from furiosa_llm.modeling.cpu.simd import Floats
 from furiosa_llm.modeling.layer_shape import LayerShape
 from furiosa_llm.modeling.paged_attention import PagedLayer
 

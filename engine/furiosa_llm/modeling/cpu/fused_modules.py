@@ -12,8 +12,8 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from furiosa_llm.modeling.cpu import layer_kernels
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
 from furiosa_llm.modeling.cpu.packed_linear import PackedLinear, packable_linears
+from furiosa_llm.modeling.cpu.simd import Floats
 
 
 class FusedRmsNorm(nn.Module):

@@ -22,9 +22,8 @@ from furiosa_llm.modeling.cpu.amx import (
 )
 from furiosa_llm.modeling.cpu.int8_matmul import Int8Weights
 from furiosa_llm.modeling.cpu.int8_rows import Int8Rows
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
 from furiosa_llm.modeling.cpu.matmul_tile import PANEL_WIDTH
-from furiosa_llm.modeling.cpu.simd import prefetch
+from furiosa_llm.modeling.cpu.simd import Floats, prefetch
 
 _STEP_WEIGHTS = TILE_BYTES * PANEL_WIDTH  # that are multiplied at once
 

@@ -17,9 +17,9 @@ from furiosa_llm.modeling.cpu.int8_tile import (
     STEP,
     ZERO_POINT,
 )
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
 from furiosa_llm.modeling.cpu.matmul_kernel import FloatWeights
 from furiosa_llm.modeling.cpu.matmul_tile import PANEL_WIDTH
+from furiosa_llm.modeling.cpu.simd import Floats
 
 _ZERO = np.float32(0.0)
 _LARGEST = np.float32(LARGEST_WEIGHT)

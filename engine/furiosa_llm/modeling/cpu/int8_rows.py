@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 
 from furiosa_llm.modeling.cpu.amx import HAS_AMX, empty_rows_of, padded_bytes
 from furiosa_llm.modeling.cpu.int8_tile import INPUT_MULTIPLE, LARGEST_INPUT, ZERO_POINT
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
+from furiosa_llm.modeling.cpu.simd import Floats
 
 _ZERO = np.float32(0.0)
 _ALL_BUT_SIGN = np.int32(0x7FFFFFFF)

@@ -8,8 +8,15 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from furiosa_llm.modeling.cpu.cache_cells import (
+    Cells,
+    key_cell,
+    numbers_per_cell,
+    put_value,
+)
 from furiosa_llm.modeling.cpu.simd import (
     LANES,
+    Floats,
     add,
     div,
     exponential,
@@ -20,8 +27,6 @@ from furiosa_llm.modeling.cpu.simd import (
     store,
     sub,
 )
-
-Floats = npt.NDArray[np.float32]
 
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
@@ -56,7 +61,7 @@ def gate(gates: Floats, ups: Floats, output: Floats) -> None:
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy")
-def rotate_and_store(  # noqa: C901, PLR0913 - a kernel: arrays come one by one
+def rotate_and_store(  # noqa: PLR0913 - a kernel: arrays come one by one
     projected: Floats,
     num_heads: int,
     key_size: int,
@@ -66,7 +71,7 @@ def rotate_and_store(  # noqa: C901, PLR0913 - a kernel: arrays come one by one
     cos: Floats,
     sin: Floats,
     slot_mapping: npt.NDArray[np.int64],
-    blocks: Floats,
+    blocks: Cells,
     block_size: int,
 ) -> None:
     """Rotates queries and keys by their positions, and writes keys and values to their slots.
@@ -83,12 +88,10 @@ def rotate_and_store(  # noqa: C901, PLR0913 - a kernel: arrays come one by one
             halves make the pairs.
         sin: [T, P].
         slot_mapping: [T].
-        blocks: [N, K, D * B + B * E], E = D padded.
+        blocks: [N, K, D * B + B * E], E = D padded; pairs are half as many.
         block_size: B.
     """
     num_kv_heads, num_tokens = blocks.shape[1], slot_mapping.shape[0]
-    value_start = key_size * block_size
-    value_stride = (blocks.shape[2] - value_start) // block_size
     start = 0
     while start < num_tokens:
         stop = start + 1  # of tokens whose slots follow each other in one block
@@ -108,34 +111,70 @@ def rotate_and_store(  # noqa: C901, PLR0913 - a kernel: arrays come one by one
                 _rotate(part, cos[token], sin[token])
         block, offset = slot_mapping[start] // block_size, slot_mapping[start] % block_size
         for head in range(num_kv_heads):
-            lines = blocks[block, head]
             key = (num_heads + head) * key_size
-            for d in range(key_size):
-                for token in range(start, stop):
-                    lines[d * block_size + offset + token - start] = projected[token, key + d]
             value = key + num_kv_heads * key_size
-            for token in range(start, stop):
-                slot = value_start + (offset + token - start) * value_stride
-                for e in range(key_size):
-                    lines[slot + e] = projected[token, value + e]
+            put_tokens(
+                blocks[block, head],
+                block_size,
+                offset,
+                (start, stop),
+                (projected, key, key + key_size),
+                (projected, value, value + key_size),
+            )
         start = stop
+
+
+@numba.njit(nogil=True, inline="always")
+def put_tokens(
+    lines: Cells,
+    block_size: int,
+    offset: int,
+    tokens: tuple[int, int],
+    keys: tuple[Floats, int, int],
+    values: tuple[Floats, int, int],
+) -> None:
+    """Writes keys and values of tokens that follow each other to a block.
+
+    Args:
+        lines: Of the block and a head, D * B for keys and B * E, E padded, for values; pairs are
+            half as many.
+        block_size: B.
+        offset: Place of the first token in the block.
+        tokens: The first one, and the one after the last.
+        keys: [T, *], and the columns [start, stop) of the head, D of them.
+        values: Likewise.
+    """
+    key_rows, first, stop = keys
+    value_rows = values[0]
+    num_numbers = numbers_per_cell(lines)
+    key_lines = (stop - first) // num_numbers
+    value_stride = (lines.shape[0] - key_lines * block_size) * num_numbers // block_size
+    for line in range(key_lines):
+        for token in range(tokens[0], tokens[1]):
+            cell = key_cell(lines, key_rows, token, first + line * num_numbers)
+            lines[line * block_size + offset + token - tokens[0]] = cell
+    for token in range(tokens[0], tokens[1]):
+        place = offset + token - tokens[0]
+        start = key_lines * block_size + place // num_numbers * value_stride
+        put_value(lines, start, place, value_rows, token, values[1:])
 
 
 KERNELS = (normalize, gate, rotate_and_store)
 
 
 @numba.njit(nogil=True, inline="always")
-def _fetch_slot(blocks: Floats, block_size: int, key_size: int, slot: int) -> None:
+def _fetch_slot(blocks: Cells, block_size: int, key_size: int, slot: int) -> None:
     """Asks for the lines that a token's keys and values go to: they lie far apart."""
+    num_numbers = numbers_per_cell(blocks)
     block, offset = slot // block_size, slot % block_size
-    value_start = key_size * block_size
-    value_stride = (blocks.shape[2] - value_start) // block_size
+    value_start = key_size // num_numbers * block_size
+    value_stride = (blocks.shape[2] - value_start) * num_numbers // block_size
     for head in range(blocks.shape[1]):
         lines = blocks[block, head]
-        for d in range(key_size):
-            prefetch_to_write(lines, d * block_size + offset)
+        for line in range(key_size // num_numbers):
+            prefetch_to_write(lines, line * block_size + offset)
         for e in range(0, value_stride, LANES):
-            prefetch_to_write(lines, value_start + offset * value_stride + e)
+            prefetch_to_write(lines, value_start + offset // num_numbers * value_stride + e)
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")

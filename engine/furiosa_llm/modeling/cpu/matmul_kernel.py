@@ -14,8 +14,13 @@ import torch
 
 from furiosa_llm.modeling.cpu import huge_pages
 from furiosa_llm.modeling.cpu.float_tile import tile_product
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
-from furiosa_llm.modeling.cpu.matmul_tile import MAX_TILE_ROWS, PANEL_VECTORS, PANEL_WIDTH
+from furiosa_llm.modeling.cpu.matmul_tile import (
+    MAX_TILE_ROWS,
+    PANEL_VECTORS,
+    PANEL_WIDTH,
+    READS_AHEAD,
+)
+from furiosa_llm.modeling.cpu.simd import Floats
 
 _MAX_DEPTH = 2048  # so that a part of a panel stays in a core's own cache for all tiles of rows
 _MAX_CACHED_INPUTS = 1 << 16  # elements; half of what such a cache holds, or less
@@ -75,6 +80,7 @@ def _multiply_block(
     num_outputs = output.shape[1]
     num_tiles = -(-num_tokens // MAX_TILE_ROWS)
     ahead = -(-PANEL_WIDTH // num_tiles)
+    waits = READS_AHEAD and num_tiles == 1
     flat_inputs, flat_output = inputs.reshape(-1), output.reshape(-1)
     edge = np.empty((num_tokens, PANEL_WIDTH), np.float32)  # for a panel wider than what is left
     for panel in range(panels[0], panels[1]):
@@ -101,7 +107,7 @@ def _multiply_block(
                     first_weight,
                     PANEL_WIDTH,
                     depth,
-                    (depth * (PANEL_WIDTH + tile * ahead), ahead),
+                    (0, PANEL_WIDTH) if waits else (depth * (PANEL_WIDTH + tile * ahead), ahead),
                     source,
                     source_start,
                     source_stride,

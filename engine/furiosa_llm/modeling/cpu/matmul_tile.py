@@ -19,6 +19,7 @@ from furiosa_llm.modeling.cpu import processor
 from furiosa_llm.modeling.cpu.simd import LANES, fetch
 
 HAS_32_WIDE_REGISTERS = processor.has("avx512f")  # else 16 of half
+READS_AHEAD = processor.reads_ahead()
 
 PANEL_VECTORS = 2 if HAS_32_WIDE_REGISTERS else 1
 PANEL_WIDTH = PANEL_VECTORS * LANES

@@ -18,3 +18,13 @@ def has(*features: str) -> bool:
         return {f"+{feature}" for feature in features} <= set(numba_config.CPU_FEATURES.split(","))
     found = binding.get_host_cpu_features()
     return all(found.get(feature, False) for feature in features)
+
+
+def reads_ahead() -> bool:
+    """Tells whether memory is read fastest if a kernel that waits for it asks for nothing ahead.
+
+    AMD's processors fetch what follows by themselves; what a kernel asks for only stands in their
+    way. Others gain by it.
+    """
+    name = numba_config.CPU_NAME or binding.get_host_cpu_name()
+    return str(name).startswith("znver")

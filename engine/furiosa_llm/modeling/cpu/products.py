@@ -18,9 +18,9 @@ from furiosa_llm.modeling.cpu.core_threads import CoreThreads
 from furiosa_llm.modeling.cpu.int8_amx import multiply_int8_tiles
 from furiosa_llm.modeling.cpu.int8_matmul import Int8Weights, multiply_int8
 from furiosa_llm.modeling.cpu.int8_rows import Int8Rows, empty_rows, round_row, row_bytes
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
 from furiosa_llm.modeling.cpu.matmul_kernel import FloatWeights, multiply_floats
 from furiosa_llm.modeling.cpu.matmul_tile import PANEL_WIDTH
+from furiosa_llm.modeling.cpu.simd import Floats
 from furiosa_llm.modeling.cpu.split_matmul import multiply_split
 from furiosa_llm.modeling.cpu.split_rows import SplitRows, empty_split_rows, row_pairs, split_row
 

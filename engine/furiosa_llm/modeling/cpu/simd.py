@@ -11,12 +11,15 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
+
+Floats = npt.NDArray[np.float32]
 
 _ONE = np.float32(1.0)
 _LOG2_E = np.float32(1.4426950408889634)

@@ -25,10 +25,9 @@ from furiosa_llm.modeling.cpu.amx import (
     stop_tiles,
     store_sums,
 )
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
 from furiosa_llm.modeling.cpu.matmul_kernel import FloatWeights
 from furiosa_llm.modeling.cpu.matmul_tile import PANEL_WIDTH
-from furiosa_llm.modeling.cpu.simd import LANES, load, prefetch, splat
+from furiosa_llm.modeling.cpu.simd import LANES, Floats, load, prefetch, splat
 from furiosa_llm.modeling.cpu.split_rows import NUM_PIECES, SPLIT_STEP, SplitRows, store_pairs
 
 Pieces = npt.NDArray[np.int32]

@@ -20,8 +20,7 @@ from numba import types
 from numba.extending import intrinsic, register_jitable
 
 from furiosa_llm.modeling.cpu.amx import TILE_BYTES, empty_rows_of, padded_bytes
-from furiosa_llm.modeling.cpu.layer_kernels import Floats
-from furiosa_llm.modeling.cpu.simd import LANES, float32x16, load
+from furiosa_llm.modeling.cpu.simd import LANES, Floats, float32x16, load
 
 NUM_PIECES = 3
 SPLIT_STEP = 2 * LANES  # floats that are multiplied at once, in pairs of neighbours
