@@ -117,7 +117,7 @@ PEERS = (
         driver="openvino",
         gguf_type="f16",
         settings={name: (*options, *_BFLOAT16) for name, options in _OPENVINO.items()},
-        features=("amx-bf16",),
+        features=("avx512bf16",),
     ),
     Contender(
         key="openvino-int8",
