@@ -88,7 +88,7 @@ def test_layers_in_one_call_compute_what_their_parts_do(
     assert all(isinstance(layer, ComputedBefore) for layer in others)
     assert len(decoder.layers) == len(loaded.layers)
 
-    for num_tokens in (1, 2, 40, 7):  # memory that grew for one step serves smaller ones
+    for num_tokens in (1, 2, 40, 203, 7):  # memory that grew for one step serves smaller ones
         hidden, rotation = inputs_of(loaded.model, num_tokens)
         bind(loaded, num_tokens)
         expected = by_parts(decoder, hidden, rotation)
@@ -101,18 +101,30 @@ def test_layers_in_one_call_compute_what_their_parts_do(
 
 @torch.inference_mode()
 @pytest.mark.parametrize("quantization", [None, "int8"])
-@pytest.mark.parametrize("kept", [[], [3], [0, 4, 5], list(range(9))])
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize(
+    ("num_tokens", "kept"),
+    [
+        *((9, kept) for kept in ([], [3], [0, 4, 5], list(range(9)))),
+        *((203, kept) for kept in ([], [1, 101, 202], list(range(3, 200)))),
+    ],
+)
 def test_the_last_layer_computes_tokens_that_are_asked_for_to_the_bit(
-    quantization: str | None, kept: list[int], checkpoint: Callable[[str], Path]
+    quantization: str | None,
+    num_tokens: int,
+    kept: list[int],
+    num_threads: int,
+    checkpoint: Callable[[str], Path],
 ) -> None:
-    loaded = load(checkpoint("Llama"), quantization=quantization)
+    loaded = load(checkpoint("Llama"), quantization=quantization, num_threads=num_threads)
     last = loaded.model.model.layers[0]
     first = FusedDecoder(last.layers, SharedMemory(), is_last=False)
-    hidden, rotation = inputs_of(loaded.model, 9)
-    bind(loaded, 9)
+    first.threads = last.threads
+    hidden, rotation = inputs_of(loaded.model, num_tokens)
+    bind(loaded, num_tokens)
     whole = last(hidden, position_embeddings=rotation)
 
-    bind(loaded, 9, kept)
+    bind(loaded, num_tokens, kept)
 
     assert torch.equal(first(hidden, position_embeddings=rotation), whole)
     assert torch.equal(last(hidden, position_embeddings=rotation)[:, kept], whole[:, kept])

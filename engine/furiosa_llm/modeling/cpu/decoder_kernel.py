@@ -2,77 +2,37 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numba
-import numpy as np
-import numpy.typing as npt
+from numba.extending import register_jitable
 
-from furiosa_llm.modeling.cpu.attention_kernel import Ints, attend
-from furiosa_llm.modeling.cpu.barrier import Counter, wait_for_all
-from furiosa_llm.modeling.cpu.cache_cells import Cells, pair_start
-from furiosa_llm.modeling.cpu.layer_kernels import gate, normalize, rotate_and_store
-from furiosa_llm.modeling.cpu.products import Rows, Weights, multiply, put_row, take_rows
+from furiosa_llm.modeling.cpu.amx import HAS_AMX
+from furiosa_llm.modeling.cpu.attention_kernel import attend
+from furiosa_llm.modeling.cpu.barrier import wait_for_all
+from furiosa_llm.modeling.cpu.cache_cells import Cells
+from furiosa_llm.modeling.cpu.decoder_data import (
+    DecoderAttention,
+    DecoderMemory,
+    DecoderStep,
+    DecoderWeights,
+)
+from furiosa_llm.modeling.cpu.decoder_parts import finish, own_tokens, part_of, piece_of, project
 from furiosa_llm.modeling.cpu.simd import Floats
 
-Places = npt.NDArray[np.int64]
+# Tokens of a piece of work: what lies between its products stays in a core's own cache. 0 where
+# tiles multiply: they do best with as many rows as there are.
+PIECE_TOKENS = 0 if HAS_AMX else 84
+_LEAST_TOKENS = 28  # of a thread; two tiles
 
 
-class NormWeights(NamedTuple):
-    """Of an RMSNorm; no element for none."""
-
-    scale: Floats  # [I]
-    epsilon: float
-
-
-class DecoderWeights(NamedTuple):
-    """Of the layer: its norms and its products."""
-
-    input_norm: NormWeights
-    qkv: Weights
-    query_norm: NormWeights  # of each head, and so is that of keys
-    key_norm: NormWeights
-    output: Weights
-    mlp_norm: NormWeights
-    gate_up: Weights
-    down: Weights
-    gated_size: int  # inputs of `down`
+@register_jitable
+def splits_tokens(num_tokens: int, num_threads: int) -> bool:
+    """Tells whether each thread computes tokens of its own, and not outputs of all tokens."""
+    return PIECE_TOKENS > 0 and num_tokens >= _LEAST_TOKENS * num_threads
 
 
-class DecoderAttention(NamedTuple):
-    """What the attention of the layer is; see `attend`."""
-
-    num_heads: int
-    key_size: int
-    block_size: int
-    scaling: float
-    sliding_window: int
-    softcap: float
-    sinks: Floats
-
-
-class DecoderStep(NamedTuple):
-    """Where the tokens of a step lie; see `StepLayout`."""
-
-    cos: Floats  # [T, P]
-    sin: Floats  # [T, P]
-    slot_mapping: Places  # [T]
-    tasks: Ints
-    query_start_loc: Ints
-    seq_lens: Ints
-    block_tables: Ints
-    heads_per_unit: int
-    kept: Places  # [S], the tokens whose outputs are asked for; all of them but in the last layer
-
-
-class DecoderMemory(NamedTuple):
-    """What the threads write for each other."""
-
-    rows: Rows  # from `rows_for`
-    projected: Floats  # flat; so are the others
-    attended: Floats
-    changes: Floats
-    counter: Counter
+def scratch_rows(num_tokens: int, num_threads: int) -> int:
+    """Returns for how many tokens in all the threads need memory for what lies between products."""
+    return num_threads * PIECE_TOKENS if PIECE_TOKENS > 0 else num_tokens
 
 
 @numba.njit(nogil=True, error_model="numpy")
@@ -89,6 +49,10 @@ def run_layer(
 
     x = x + attention(norm(x)), then x = x + down(silu(gate(norm(x))) * up(norm(x))).
 
+    Where there are many tokens, each thread takes some of them from norm to norm, in pieces that
+    stay in its core's cache, and waits for the others before and after attention alone. Of a few
+    tokens it computes some outputs: weights would come to each core as often as there are threads.
+
     Args:
         hidden: Changed in place.
         weights: Of the layer.
@@ -99,37 +63,25 @@ def run_layer(
         threads: The place of this one among them, and how many they are.
     """
     share, num_shares = threads
-    counter = memory.counter
-    num_tokens, size = hidden.shape
+    num_tokens, num_kept = hidden.shape[0], step.kept.shape[0]
     heads_size = attention.num_heads * attention.key_size
     qkv_size = heads_size + 2 * blocks.shape[1] * attention.key_size
-
-    start, stop = num_tokens * share // num_shares, num_tokens * (share + 1) // num_shares
-    rows = take_rows(memory.rows, num_tokens, size)
-    values = np.empty(size, np.float32)
-    for token in range(start, stop):
-        _normalize(hidden[token], weights.input_norm, values)
-        put_row(values, rows, token)
-    wait_for_all(counter, num_shares)
     projected = memory.projected[: num_tokens * qkv_size].reshape(num_tokens, qkv_size)
-    multiply(rows, weights.qkv, projected, share, num_shares)
-    wait_for_all(counter, num_shares)
-    first, end = pair_start(step.slot_mapping, start), pair_start(step.slot_mapping, stop)
-    rotate_and_store(
-        projected[first:end],
-        attention.num_heads,
-        attention.key_size,
-        weights.query_norm.scale,
-        weights.key_norm.scale,
-        weights.query_norm.epsilon,
-        step.cos[first:end],
-        step.sin[first:end],
-        step.slot_mapping[first:end],
-        blocks,
-        attention.block_size,
-    )
-    wait_for_all(counter, num_shares)
     attended = memory.attended[: num_tokens * heads_size].reshape(num_tokens, heads_size)
+
+    team, piece, scratch = threads, max(num_tokens, 1), 0
+    tokens, kept = (0, num_tokens), (0, num_kept)
+    if splits_tokens(num_tokens, num_shares):
+        team, piece, scratch = (0, 1), PIECE_TOKENS, share * PIECE_TOKENS
+        tokens = own_tokens(step.slot_mapping, threads)
+        # What a thread leaves of a token is what it goes on with in the next layer.
+        kept = tokens if num_kept == num_tokens else part_of(num_kept, threads)
+
+    num_pieces = -(-(tokens[1] - tokens[0]) // piece)
+    for index in range(num_pieces):
+        part = piece_of(tokens, (index, num_pieces))
+        project(hidden, weights, attention, step, blocks, memory, projected, part, scratch, team)
+    wait_for_all(memory.counter, num_shares)
     attend(
         memory.projected,
         qkv_size,
@@ -149,50 +101,11 @@ def run_layer(
         share,
         num_shares,
     )
-    wait_for_all(counter, num_shares)
-
-    # From here on, row i is that of token kept[i].
-    num_kept = step.kept.shape[0]
-    start, stop = num_kept * share // num_shares, num_kept * (share + 1) // num_shares
-    changes = memory.changes[: num_kept * size].reshape(num_kept, size)
-    rows = take_rows(memory.rows, num_kept, heads_size)
-    for row in range(start, stop):
-        put_row(attended[step.kept[row]], rows, row)
-    wait_for_all(counter, num_shares)
-    multiply(rows, weights.output, changes, share, num_shares)
-    wait_for_all(counter, num_shares)
-    rows = take_rows(memory.rows, num_kept, size)
-    for row in range(start, stop):
-        _add(hidden[step.kept[row]], changes[row])
-        _normalize(hidden[step.kept[row]], weights.mlp_norm, values)
-        put_row(values, rows, row)
-    wait_for_all(counter, num_shares)
-    gated_size = weights.gated_size
-    gates = memory.projected[: num_kept * 2 * gated_size].reshape(num_kept, 2 * gated_size)
-    multiply(rows, weights.gate_up, gates, share, num_shares)
-    wait_for_all(counter, num_shares)
-    rows = take_rows(memory.rows, num_kept, gated_size)
-    gated = np.empty((1, gated_size), np.float32)
-    for row in range(start, stop):
-        both = gates[row : row + 1]
-        gate(both[:, :gated_size], both[:, gated_size:], gated)
-        put_row(gated[0], rows, row)
-    wait_for_all(counter, num_shares)
-    multiply(rows, weights.down, changes, share, num_shares)
-    wait_for_all(counter, num_shares)
-    for row in range(start, stop):
-        _add(hidden[step.kept[row]], changes[row])
+    wait_for_all(memory.counter, num_shares)
+    num_pieces = -(-(kept[1] - kept[0]) // piece)
+    for index in range(num_pieces):
+        part = piece_of(kept, (index, num_pieces))
+        finish(hidden, weights, step.kept, memory, attended, part, scratch, team)
 
 
 KERNELS = (run_layer,)
-
-
-@numba.njit(nogil=True, fastmath=True, error_model="numpy", inline="always")
-def _normalize(values: Floats, norm: NormWeights, output: Floats) -> None:
-    normalize(values.reshape(1, -1), norm.scale, norm.epsilon, output.reshape(1, -1))
-
-
-@numba.njit(nogil=True, inline="always")
-def _add(values: Floats, changes: Floats) -> None:
-    for i in range(values.shape[0]):
-        values[i] += changes[i]

@@ -16,7 +16,7 @@ from torch import nn
 from furiosa_llm.modeling.cpu import decoder_kernel
 from furiosa_llm.modeling.cpu.attention import CpuAttention, attention_settings
 from furiosa_llm.modeling.cpu.core_threads import CoreThreads
-from furiosa_llm.modeling.cpu.decoder_kernel import (
+from furiosa_llm.modeling.cpu.decoder_data import (
     DecoderAttention,
     DecoderStep,
     DecoderWeights,
@@ -169,7 +169,9 @@ class FusedDecoder(nn.Module):
                     layer.attention(paged.cache.block_size),
                     steps[key],
                     paged.cache.blocks.numpy(),
-                    self._memory.for_step(layer.weights, layer.sizes, num_tokens),
+                    self._memory.for_step(
+                        layer.weights, layer.sizes, num_tokens, self.threads.num_threads
+                    ),
                 )
             )
         return calls

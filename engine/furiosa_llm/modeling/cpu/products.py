@@ -72,6 +72,11 @@ def take_rows(memory: Rows, num_tokens: int, size: int) -> Rows:
     raise NotImplementedError  # outside of kernels
 
 
+def rows_from(memory: Rows, start: int) -> Rows:
+    """Returns memory from `rows_for` without its first rows."""
+    raise NotImplementedError  # outside of kernels
+
+
 def multiply_panels(rows: Rows, weights: Weights, output: Floats, panels: tuple[int, int]) -> None:
     """Writes some panels of output [T, O] = rows [T, I] @ weight [I, O] + bias [O]."""
 
@@ -101,6 +106,15 @@ def _take_rows(memory: Any, num_tokens: Any, size: Any) -> Any:
             _cut(memory.pieces, num_tokens, row_pairs(size))
         )
     return lambda memory, num_tokens, size: _cut(memory, num_tokens, size)
+
+
+@overload(rows_from, strict=False)
+def _rows_from(memory: Any, start: Any) -> Any:
+    if _is(memory, Int8Rows):
+        return lambda memory, start: Int8Rows(memory.numbers[start:], memory.scales[start:])
+    if _is(memory, SplitRows):
+        return lambda memory, start: SplitRows(memory.pieces[start:])
+    return lambda memory, start: memory[start:]
 
 
 @overload(multiply_panels, strict=False)
