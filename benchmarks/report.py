@@ -37,7 +37,8 @@ answers of the same length. Seconds are those of generation: the model is loaded
 read, and one short prompt was answered before. Engines run in turn, round after round, because the
 machine is not always equally fast; compare figures of one table only. vLLM runs without
 `torch.compile`, which works for minutes before the first token. OpenVINO computes in bfloat16 by
-default where a processor has AMX; it was measured in float32, too, as the others were.
+default where a processor multiplies such numbers (AMX, AVX512_BF16); it was measured in float32,
+too, as the others were.
 
 - **seconds**: median of the rounds, and from the fastest to the slowest where there are several.
 - **tokens/s**: tokens of prompts and answers together.

@@ -93,10 +93,10 @@ class EngineArgs:
         choices=DTYPES,
     )
     quantization: str | None = option(
-        "int8: linear layers with weights and activations of 8 bits and all else in float32 on a "
-        "CPU, with weights alone of 8 bits on a GPU; fp8: with weights and activations of 8 bits "
-        "on a GPU; int4: with weights alone of 4 bits on a GPU; the artifact's, else none, if not "
-        "given.",
+        "int8: on a CPU, linear layers with weights and activations of 8 bits, keys and values of "
+        "16 bits and all else in float32, on a GPU, weights alone of 8 bits; fp8: with weights and "
+        "activations of 8 bits on a GPU; int4: with weights alone of 4 bits on a GPU; the "
+        "artifact's, else none, if not given.",
         parse=parse_or_leave_open(str),
         default=None,
         choices=(*QUANTIZATIONS, "none"),

@@ -87,6 +87,7 @@ def test_layers_in_one_call_compute_what_their_parts_do(
     assert others
     assert all(isinstance(layer, ComputedBefore) for layer in others)
     assert len(decoder.layers) == len(loaded.layers)
+    assert loaded.cache_dtype == (torch.bfloat16 if quantization else torch.float32)
 
     for num_tokens in (1, 2, 40, 203, 7):  # memory that grew for one step serves smaller ones
         hidden, rotation = inputs_of(loaded.model, num_tokens)

@@ -92,9 +92,9 @@ def tile_product(num_vectors: int, *, fetches_ahead: bool, max_rows: int = MAX_T
             weights = matrix(4)
             start, step = (builder.extract_value(values[8], part) for part in (0, 1))
             ahead = builder.gep(weights[0], [start]), step
-            numbers, factors = (signature.args[place].dtype for place in (1, 4))
-            tile = _PairTile if numbers == types.int32 else _FloatTile
-            if numbers != factors:
+            is_paired = [signature.args[place].dtype == types.int32 for place in (1, 4)]
+            tile = _PairTile if all(is_paired) else _FloatTile
+            if is_paired == [False, True]:
                 tile = _SplitPairTile
             emit_cases(
                 builder,
@@ -119,6 +119,10 @@ def tile_product(num_vectors: int, *, fetches_ahead: bool, max_rows: int = MAX_T
 
 
 class _FloatTile(Tile):
+    """Multiplies floats with floats."""
+
+    _num_parts = 1  # numbers of a step in the depth that are multiplied one after the other
+
     def __init__(
         self,
         builder: Any,
@@ -164,8 +168,6 @@ class _FloatTile(Tile):
 
         for place, total in zip(places, self._emit_loop(initial, products), strict=True):
             self._store(total, *place)
-
-    _num_parts = 1  # of a step in the depth
 
     def _number(self, row: Any, d: Any, part: int) -> Any:
         """The input that all weights of a row of them are multiplied by."""
