@@ -104,7 +104,9 @@ def log_probabilities(loaded: LoadedModel, token_ids: Sequence[int]) -> torch.Te
     """Returns those of each next token, [T, V]."""
     num_tokens = len(token_ids)
     caches = [
-        LayerCache.allocate(layer.shape, num_blocks=1, block_size=_CONTEXT, dtype=loaded.cache_dtype)
+        LayerCache.allocate(
+            layer.shape, num_blocks=1, block_size=_CONTEXT, dtype=loaded.cache_dtype
+        )
         for layer in loaded.layers
     ]
     layout = StepLayout(
