@@ -58,8 +58,13 @@ _LOG2_E = 1.4426950408889634
 _WIDE_ROWS = 6 if HAS_32_WIDE_REGISTERS else 3
 _PANEL_ROWS = 10 if HAS_32_WIDE_REGISTERS else MAX_TILE_ROWS
 
-# With few rows, memory is what they wait for; see `READS_AHEAD`.
-_multiply_wide = tile_product(2 * PANEL_VECTORS, fetches_ahead=not READS_AHEAD, max_rows=_WIDE_ROWS)
+# With few rows, memory is what they wait for; see `READS_AHEAD`. Where registers are half as wide,
+# too, what a processor reads ahead of its own accord serves blocks best.
+_multiply_wide = tile_product(
+    2 * PANEL_VECTORS,
+    fetches_ahead=HAS_32_WIDE_REGISTERS and not READS_AHEAD,
+    max_rows=_WIDE_ROWS,
+)
 _multiply_panel = tile_product(PANEL_VECTORS, fetches_ahead=False, max_rows=_PANEL_ROWS)
 _multiply_column = tile_product(1, fetches_ahead=False, max_rows=_PANEL_ROWS)
 _NOTHING_AHEAD = (0, 0)
