@@ -5,11 +5,27 @@ It is the reference that the kernels are compared with.
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.cpu.layer_cache import LayerCache
 from furiosa_llm.modeling.step_layout import StepLayout
+
+# What models ask for: heads of queries and keys, sizes of keys and values, and the settings.
+ATTENTION_VARIANTS = [
+    pytest.param((4, 2), (32, 32), AttentionParams(scaling=0.2), id="grouped queries"),
+    pytest.param((4, 4), (48, 24), AttentionParams(scaling=0.1), id="smaller values"),
+    pytest.param((8, 1), (16, 16), AttentionParams(scaling=0.3), id="one key head"),
+    pytest.param((4, 2), (16, 16), AttentionParams(scaling=0.3, sliding_window=20), id="window"),
+    pytest.param((4, 2), (16, 16), AttentionParams(scaling=0.3, softcap=2.0), id="soft cap"),
+    pytest.param(
+        (4, 2),
+        (16, 16),
+        AttentionParams(scaling=0.3, sinks=torch.tensor([0.5, -1.0, 3.0, 0.0])),
+        id="sinks",
+    ),
+]
 
 
 def torch_attention(

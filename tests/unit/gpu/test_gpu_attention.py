@@ -22,7 +22,7 @@ from furiosa_llm.modeling.gpu.attention_varlen import VarlenAttention
 from furiosa_llm.modeling.gpu.token_cache import TokenCache, token_bytes
 from furiosa_llm.modeling.layer_shape import LayerShape
 from furiosa_llm.modeling.step_layout import StepLayout, make_layout
-from tests.attention_reference import torch_attention
+from tests.attention_reference import ATTENTION_VARIANTS, torch_attention
 
 CPU = torch.device("cpu")
 DECODES = [(70, 71), (0, 1), (15, 16), (32, 33), (99, 100)]
@@ -30,17 +30,7 @@ PREFILLS = [(0, 37), (0, 16), (0, 1)]
 CHUNKS = [(33, 60), (16, 48), (1, 90)]
 MIXED = [*DECODES[:2], *PREFILLS[:1], *CHUNKS, *DECODES[2:]]
 VARIANTS = [
-    pytest.param((4, 2), (32, 32), AttentionParams(scaling=0.2), id="grouped queries"),
-    pytest.param((4, 4), (48, 24), AttentionParams(scaling=0.1), id="smaller values"),
-    pytest.param((8, 1), (16, 16), AttentionParams(scaling=0.3), id="one key head"),
-    pytest.param((4, 2), (16, 16), AttentionParams(scaling=0.3, sliding_window=20), id="window"),
-    pytest.param((4, 2), (16, 16), AttentionParams(scaling=0.3, softcap=2.0), id="soft cap"),
-    pytest.param(
-        (4, 2),
-        (16, 16),
-        AttentionParams(scaling=0.3, sinks=torch.tensor([0.5, -1.0, 3.0, 0.0])),
-        id="sinks",
-    ),
+    *ATTENTION_VARIANTS,
     pytest.param(
         (4, 2),
         (16, 16),
