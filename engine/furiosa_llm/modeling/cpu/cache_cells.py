@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from furiosa_llm.modeling.cpu import processor
+from furiosa_llm.modeling.cpu.bfloat16 import BFLOAT16_BITS, BFloat16
 from furiosa_llm.modeling.cpu.simd import LANES, Floats, load
 
 PAIR_ROOM = 2 * LANES
@@ -28,26 +29,11 @@ HAS_PAIR_PRODUCTS = processor.has("avx512bf16")
 Pairs = npt.NDArray[np.int32]
 Cells: TypeAlias = Floats | Pairs
 
-BFLOAT16_BITS = 16
-UPPER_BITS = 0xFFFF0000
 _LOWER_BITS = np.int32(0xFFFF)
 _INT = ir.IntType(32)
 _INTS = ir.VectorType(_INT, LANES)
 _HALF, _NAN = 0x7FFF, 0x7FC0  # of a bfloat16
 _ALL_BUT_SIGN, _INFINITY = 0x7FFFFFFF, 0x7F800000  # of a float32
-
-
-class BFloat16(ir.Type):  # type: ignore[misc]  # llvmlite has no types
-    """The type of LLVM, which llvmlite does not know."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BFloat16)
-
-    def __hash__(self) -> int:
-        return hash(BFloat16)
 
 
 def numbers_per_cell(cells: Cells) -> int:

@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from furiosa_llm.modeling.cpu.cache_cells import BFLOAT16_BITS, UPPER_BITS, BFloat16
+from furiosa_llm.modeling.cpu.bfloat16 import BFLOAT16_BITS, UPPER_BITS, BFloat16
 from furiosa_llm.modeling.cpu.matmul_tile import (
     HAS_32_WIDE_REGISTERS,
     MAX_TILE_ROWS,
@@ -92,10 +92,9 @@ def tile_product(num_vectors: int, *, fetches_ahead: bool, max_rows: int = MAX_T
             weights = matrix(4)
             start, step = (builder.extract_value(values[8], part) for part in (0, 1))
             ahead = builder.gep(weights[0], [start]), step
-            is_paired = [signature.args[place].dtype == types.int32 for place in (1, 4)]
-            tile = _PairTile if all(is_paired) else _FloatTile
-            if is_paired == [False, True]:
-                tile = _SplitPairTile
+            tile = _FloatTile
+            if signature.args[4].dtype == types.int32:
+                tile = _PairTile if signature.args[1].dtype == types.int32 else _SplitPairTile
             emit_cases(
                 builder,
                 tile(

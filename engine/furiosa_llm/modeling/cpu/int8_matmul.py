@@ -15,7 +15,7 @@ from furiosa_llm.modeling.cpu.int8_tile import (
     STEP_GROUPS,
     multiply_int8_tile,
 )
-from furiosa_llm.modeling.cpu.matmul_tile import MAX_TILE_ROWS, PANEL_WIDTH, READS_AHEAD
+from furiosa_llm.modeling.cpu.matmul_tile import MAX_TILE_ROWS, PANEL_WIDTH, place_ahead
 from furiosa_llm.modeling.cpu.simd import Floats
 
 _MAX_CACHED_BYTES = 1 << 18  # of activations; half of what a core's second cache holds, or less
@@ -67,8 +67,6 @@ def _multiply_block(
     num_outputs = output.shape[1]
     step_width = STEP_GROUPS * GROUP_WIDTH
     num_tiles = -(-num_tokens // MAX_TILE_ROWS)
-    ahead = -(-step_width // num_tiles)
-    waits = READS_AHEAD and num_tiles == 1
     flat_numbers, flat_output = numbers.reshape(-1), output.reshape(-1)
     edge = np.empty((num_tokens, PANEL_WIDTH), np.float32)  # for a panel wider than what is left
     for panel in range(panels[0], panels[1]):
@@ -87,7 +85,7 @@ def _multiply_block(
                 weights.packed,
                 panel * depth * step_width,
                 depth,
-                (0, step_width) if waits else (depth * (step_width + tile * ahead), ahead),
+                place_ahead(tile, num_tiles, depth, step_width),
                 weights.initial,
                 weights.factors,
                 weights.bias,

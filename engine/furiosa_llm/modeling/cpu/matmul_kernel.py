@@ -18,7 +18,7 @@ from furiosa_llm.modeling.cpu.matmul_tile import (
     MAX_TILE_ROWS,
     PANEL_VECTORS,
     PANEL_WIDTH,
-    READS_AHEAD,
+    place_ahead,
 )
 from furiosa_llm.modeling.cpu.simd import Floats
 
@@ -79,8 +79,6 @@ def _multiply_block(
     num_tokens, num_inputs = inputs.shape
     num_outputs = output.shape[1]
     num_tiles = -(-num_tokens // MAX_TILE_ROWS)
-    ahead = -(-PANEL_WIDTH // num_tiles)
-    waits = READS_AHEAD and num_tiles == 1
     flat_inputs, flat_output = inputs.reshape(-1), output.reshape(-1)
     edge = np.empty((num_tokens, PANEL_WIDTH), np.float32)  # for a panel wider than what is left
     for panel in range(panels[0], panels[1]):
@@ -107,7 +105,7 @@ def _multiply_block(
                     first_weight,
                     PANEL_WIDTH,
                     depth,
-                    (0, PANEL_WIDTH) if waits else (depth * (PANEL_WIDTH + tile * ahead), ahead),
+                    place_ahead(tile, num_tiles, depth, PANEL_WIDTH),
                     source,
                     source_start,
                     source_stride,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llvmlite import ir
+from numba.extending import register_jitable
 
 from furiosa_llm.modeling.cpu import processor
 from furiosa_llm.modeling.cpu.simd import LANES, fetch
@@ -28,6 +29,28 @@ MAX_TILE_ROWS = 14 if HAS_32_WIDE_REGISTERS else 6
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _FLOAT_BYTES = 4
+
+
+@register_jitable
+def place_ahead(tile: int, num_tiles: int, depth: int, width: int) -> tuple[int, int]:
+    """Returns what a tile of rows fetches of the panel that follows the one it reads.
+
+    The tiles share it out. A single one only waits for memory: it asks for what it reads, and so
+    for nothing, where that is fastest.
+
+    Args:
+        tile: Its place among those of the panel.
+        num_tiles: How many they are.
+        depth: Rows of weights in a panel.
+        width: Elements of such a row.
+
+    Returns:
+        How far ahead it begins, and how many elements of it come with each row of weights.
+    """
+    if READS_AHEAD and num_tiles == 1:
+        return 0, width
+    share = -(-width // num_tiles)
+    return depth * (width + tile * share), share
 
 
 def emit_cases(builder: Any, tile: Tile, *, num_rows: Any, max_rows: int = MAX_TILE_ROWS) -> None:

@@ -20,6 +20,7 @@ from numba import types
 from numba.extending import intrinsic, register_jitable
 
 from furiosa_llm.modeling.cpu.amx import TILE_BYTES, empty_rows_of, padded_bytes
+from furiosa_llm.modeling.cpu.bfloat16 import BFLOAT16_BITS, UPPER_BITS
 from furiosa_llm.modeling.cpu.simd import LANES, Floats, float32x16, load
 
 NUM_PIECES = 3
@@ -28,9 +29,7 @@ SPLIT_STEP = 2 * LANES  # floats that are multiplied at once, in pairs of neighb
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _INDICES = ir.VectorType(ir.IntType(32), SPLIT_STEP)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
-_PIECE_BITS = 16
 _PAIR_BYTES = 4
-_UPPER_PIECE = 0xFFFF0000
 _HALF_PIECE = 0x8000  # of the last bit of a piece
 
 
@@ -56,8 +55,8 @@ def store_pairs(typing: Any, even: Any, odd: Any, target: Any, index: Any, strid
     """Writes the pieces of LANES pairs of floats, `stride` elements apart, to an array of int32."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        upper = ir.Constant(_INTS, [_UPPER_PIECE] * LANES)
-        shift = ir.Constant(_INTS, [_PIECE_BITS] * LANES)
+        upper = ir.Constant(_INTS, [UPPER_BITS] * LANES)
+        shift = ir.Constant(_INTS, [BFLOAT16_BITS] * LANES)
 
         def join(even: Any, odd: Any) -> Any:
             return builder.or_(builder.lshr(even, shift), builder.and_(odd, upper))
@@ -73,7 +72,7 @@ def store_halves(typing: Any, first: Any, second: Any, target: Any, index: Any, 
     """Writes the pieces of twice LANES floats, which make pairs with their neighbours, likewise."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.VectorType(ir.IntType(_PIECE_BITS), SPLIT_STEP)
+        kind = ir.VectorType(ir.IntType(BFLOAT16_BITS), SPLIT_STEP)
         upper = ir.Constant(_INDICES, [2 * i + 1 for i in range(SPLIT_STEP)])
 
         def join(first: Any, second: Any) -> Any:
@@ -106,7 +105,7 @@ def _emit_pieces(
 ) -> None:
     *rest, array, index, stride = arguments
     data = context.make_array(signature.args[2])(context, builder, array).data
-    upper, half = (ir.Constant(_INTS, [bits] * LANES) for bits in (_UPPER_PIECE, _HALF_PIECE))
+    upper, half = (ir.Constant(_INTS, [bits] * LANES) for bits in (UPPER_BITS, _HALF_PIECE))
     for piece in range(NUM_PIECES):
         bits = [builder.add(builder.bitcast(floats, _INTS), half) for floats in rest]
         start = builder.add(index, builder.mul(stride, stride.type(piece)))
