@@ -68,6 +68,7 @@ _multiply_wide = tile_product(
 _multiply_panel = tile_product(PANEL_VECTORS, fetches_ahead=False, max_rows=_PANEL_ROWS)
 _multiply_column = tile_product(1, fetches_ahead=False, max_rows=_PANEL_ROWS)
 _NOTHING_AHEAD = (0, 0)
+_NULL = np.intp(0)  # a literal in a tuple is a type of its own: `_multiply` would be compiled twice
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy")
@@ -212,8 +213,8 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
                     num_rows,
                     (query_inputs, first * key_size // num_inputs, key_size // num_inputs),
                     (cache, keys, block_size, key_lines, width, values),
-                    (zeros, 0, 0),
-                    (weights, 0, block_size),
+                    (zeros, _NULL, _NULL),
+                    (weights, _NULL, block_size),
                 )
                 row = 0
                 for token in range(start, stop):
@@ -240,7 +241,7 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
                         row += 1
                 _multiply(
                     num_rows,
-                    (weight_inputs, 0, block_size // num_inputs),
+                    (weight_inputs, _NULL, block_size // num_inputs),
                     (cache, values, padded_size, value_lines, padded_size, following),
                     (acc, first * padded_size, padded_size),
                     (acc, first * padded_size, padded_size),

@@ -20,7 +20,7 @@ from furiosa_llm.modeling.cpu.products import multiply, put_row, rows_from, take
 from furiosa_llm.modeling.cpu.simd import Floats
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy", inline="always")
 def project(  # noqa: PLR0913 - a kernel: arrays come one by one
     hidden: Floats,
     weights: DecoderWeights,
@@ -76,7 +76,7 @@ def project(  # noqa: PLR0913 - a kernel: arrays come one by one
     )
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy", inline="always")
 def finish(  # noqa: PLR0913 - likewise
     hidden: Floats,
     weights: DecoderWeights,
@@ -150,7 +150,7 @@ def piece_of(span: tuple[int, int], place: tuple[int, int]) -> tuple[int, int]:
     return span[0] + start, span[0] + stop
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, inline="always")
 def own_tokens(slot_mapping: Places, team: tuple[int, int]) -> tuple[int, int]:
     """Returns which tokens are those of a thread, so that no two write a pair of values."""
     start, stop = part_of(slot_mapping.shape[0], team)

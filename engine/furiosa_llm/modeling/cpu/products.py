@@ -117,7 +117,7 @@ def _rows_from(memory: Any, start: Any) -> Any:
     return lambda memory, start: memory[start:]
 
 
-@overload(multiply_panels, strict=False)
+@overload(multiply_panels, strict=False, inline="always")
 def _multiply_panels(rows: Any, weights: Any, output: Any, panels: Any) -> Any:
     if _is(rows, Int8Rows):
         return lambda rows, weights, output, panels: _multiply_int8(rows, weights, output, panels)
@@ -143,7 +143,7 @@ def put_rows(inputs: Floats, rows: Rows, share: int, num_shares: int) -> None:
         put_row(inputs[row], rows, row)
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, inline="always")
 def multiply(rows: Rows, weights: Weights, output: Floats, share: int, num_shares: int) -> None:
     """Writes a share of output [T, O] = rows [T, I] @ weight [I, O] + bias [O]."""
     panels = weights.bias.shape[0] // PANEL_WIDTH
