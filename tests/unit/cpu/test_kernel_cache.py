@@ -31,6 +31,16 @@ def test_compiled_code_lies_in_the_cache_folder(tmp_path: Path) -> None:
     assert [path.suffix for path in sorted(tmp_path.rglob("*.nb*"))] == [".nbc", ".nbi"]
 
 
+def test_only_the_first_start_says_that_it_compiles(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep_compiled([], str(tmp_path))
+    keep_compiled([], str(tmp_path))
+
+    assert caplog.text.count("compiling kernels for this processor, once") == 1
+    assert str(tmp_path) in caplog.text
+
+
 def test_without_a_cache_folder_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,11 +27,13 @@ class Kernel(Protocol):
 def keep_compiled(kernels: Sequence[Kernel], cache_dir: str | None) -> None:
     """Lets kernels that are not compiled yet use `cache_dir`; None keeps nothing on disk.
 
-    A folder that cannot be written costs time and no answer, so it is only logged.
+    A folder that cannot be written costs time and no answer, so it is only logged. So is that a
+    start takes longer because there is nothing in it yet.
     """
     if cache_dir is None:
         return
     folder = Path(cache_dir).expanduser() / "kernels" / _hash_of_sources()
+    is_first_start = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -40,6 +42,12 @@ def keep_compiled(kernels: Sequence[Kernel], cache_dir: str | None) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         _logger.warning("%s: kernels are not kept: the folder is not writable", folder)
         return
+    if is_first_start:
+        _logger.warning(
+            "compiling kernels for this processor, once, which takes about half a minute; "
+            "they are kept in %s",
+            folder,
+        )
     numba_config.CACHE_DIR = str(folder)
     for kernel in kernels:
         kernel.enable_caching()
