@@ -32,6 +32,7 @@ from furiosa_llm.modeling import paged_attention
 from furiosa_llm.modeling.cpu import (
     attention_kernel,
     decoder_kernel,
+    draw_kernel,
     int8_rounding,
     layer_kernels,
     products,
@@ -54,6 +55,7 @@ KERNELS = (
     *products.KERNELS,
     *decoder_kernel.KERNELS,
     *int8_rounding.KERNELS,
+    *draw_kernel.KERNELS,
 )
 
 
