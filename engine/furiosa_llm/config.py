@@ -86,6 +86,12 @@ class EngineArgs:
         default="auto",
         choices=TOKENIZER_MODES,
     )
+    add_special_tokens: bool = option(
+        "Add the special tokens that the tokenizer adds to a text by itself; switch it off where "
+        "prompts hold them.",
+        default=True,
+        is_flag=True,
+    )
     dtype: str = option(
         "Type of weights and activations; auto is the one that an artifact was built for, else "
         "float32 on a CPU and the checkpoint's own on a GPU.",

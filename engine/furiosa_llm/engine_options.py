@@ -11,6 +11,7 @@ class EngineOptions(TypedDict, total=False):
     revision: str | None
     tokenizer: str | None
     tokenizer_mode: str
+    add_special_tokens: bool
     dtype: str
     quantization: str | None
     deterministic: bool

@@ -11,6 +11,7 @@ from furiosa_llm.config import EngineArgs
 from furiosa_llm.core_start import Core, start_core
 from furiosa_llm.errors import EngineError
 from furiosa_llm.outputs import RequestOutput, StepStats
+from furiosa_llm.param_checks import is_finite, require
 from furiosa_llm.prompt_intake import Prompt, PromptIntake
 from furiosa_llm.replicas.placement import Placement
 from furiosa_llm.sampling_params import SamplingParams
@@ -116,7 +117,7 @@ class LLMEngine:
         Raises:
             ValueError: The id is no string or is in use; or, as a RequestError, the prompt is
                 empty or malformed, too long for the context, or never fits the KV cache, or the
-                parameters do not go with the model.
+                parameters or the timeout are not allowed, or do not go with the model.
             EngineError: The engine was shut down or has broken.
         """
         if self._ended is not None:
@@ -125,6 +126,9 @@ class LLMEngine:
             raise ValueError(f"request_id must be a string, got {request_id!r}")
         if request_id in self._core:
             raise ValueError(f"request_id {request_id!r} belongs to an unfinished request")
+        if timeout_seconds is not None:
+            is_time = is_finite(timeout_seconds) and timeout_seconds > 0
+            require(is_time, "timeout_seconds", timeout_seconds, "a number above 0, or None")
         taken = self._intake.take(request_id, prompt, sampling_params, arrival_time=self._clock())
         self._core.add(dataclasses.replace(taken, timeout_seconds=timeout_seconds))
 

@@ -223,7 +223,7 @@ def _metrics(requests: Sequence[Request]) -> RequestMetrics:
         ttft_s=min(answered) - arrival if answered else None,
         tpot_s=tpot_s,
         e2e_s=max(finished) - arrival if is_complete else None,
-        peak_blocks=sum(a.peak_blocks for a in accounts),
+        peak_blocks=max((a.peak_blocks for a in accounts), default=0),
         block_seconds=sum(a.block_seconds for a in accounts),
         num_preemptions=sum(a.num_preemptions for a in accounts),
         num_recomputed_tokens=sum(a.num_recomputed_tokens for a in accounts),

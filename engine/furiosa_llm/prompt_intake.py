@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 
 from furiosa_llm.engine_limits import EngineLimits
-from furiosa_llm.errors import InvalidRowError
+from furiosa_llm.errors import InvalidParamsError, InvalidRowError
 from furiosa_llm.execution.grammars import Grammars
 from furiosa_llm.param_checks import require
 from furiosa_llm.request import TokenizedPrompt
@@ -41,6 +41,11 @@ class PromptIntake:
         max_tokens = num_left if params.max_tokens is None else params.max_tokens
         if params.fits_context:
             max_tokens = min(max_tokens, num_left)
+        if params.min_tokens > max_tokens:
+            raise InvalidParamsError(
+                f"min_tokens is {params.min_tokens}, but the prompt of {len(token_ids)} tokens "
+                f"leaves room for {max_tokens}"
+            )
         check_fits(
             num_prompt_tokens=len(token_ids),
             max_tokens=max_tokens,

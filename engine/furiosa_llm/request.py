@@ -76,7 +76,7 @@ class RequestAccount:
     num_preemptions: int = 0
     num_recomputed_tokens: int = 0
     num_shared_blocks: int = 0  # leading ones of its blocks, found in the prefix cache
-    peak_blocks: int = 0
+    peak_blocks: int = 0  # most that it and the other answers to its prompt held at once
     block_seconds: float = 0.0
     blocks_held_since: float = 0.0  # when the number of blocks held last changed
 

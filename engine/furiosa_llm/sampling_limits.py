@@ -13,14 +13,17 @@ from furiosa_llm.row_limits import (
     MAX_STOPS,
 )
 
+MAX_TEMPERATURE = 1_000_000  # far beyond what makes all tokens equally likely, and a float32
+MIN_REPETITION_PENALTY = 1e-6  # scores are divided by it, and stay finite
+
 NUMBERS = {
     "n": Number(low=1, high=MAX_COMPLETIONS, is_whole=True),
     "best_of": Number(low=1, high=MAX_COMPLETIONS, is_whole=True, may_be_null=True),
-    "temperature": Number(low=0),
+    "temperature": Number(low=0, high=MAX_TEMPERATURE),
     "top_k": Number(low=-1, is_whole=True, wanted="at least 1, or -1 or 0 for all tokens"),
     "top_p": Number(low=0, high=1, is_low_excluded=True),
     "min_p": Number(low=0, high=1),
-    "repetition_penalty": Number(low=0, high=2, is_low_excluded=True),
+    "repetition_penalty": Number(low=MIN_REPETITION_PENALTY, high=2),
     "presence_penalty": Number(low=-2, high=2),
     "frequency_penalty": Number(low=-2, high=2),
     "max_tokens": Number(low=1, is_whole=True, may_be_null=True),

@@ -210,14 +210,18 @@ class SamplingParams:
         """Compares the parameters with the model's vocabulary.
 
         Raises:
-            InvalidParamsError: `logit_bias` has a token that is not in it.
+            InvalidParamsError: `logit_bias` or `stop_token_ids` has a token that is not in it.
         """
-        highest = max(self.logit_bias or (), default=0)
-        if highest >= vocab_size:
-            raise InvalidParamsError(
-                f"logit_bias has token {highest}, which is not in the vocabulary of {vocab_size} "
-                "tokens"
-            )
+        for name, tokens in (
+            ("logit_bias", self.logit_bias or ()),
+            ("stop_token_ids", self.stop_token_ids),
+        ):
+            highest = max(tokens, default=0)
+            if highest >= vocab_size:
+                raise InvalidParamsError(
+                    f"{name} has token {highest}, which is not in the vocabulary of {vocab_size} "
+                    "tokens"
+                )
 
     def updated(self, changes: Mapping[str, object]) -> SamplingParams:
         """Returns a copy with some values replaced, as a row's own parameters replace defaults.

@@ -24,14 +24,28 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 class Tokenizer:
     """A Hugging Face tokenizer, with what a batch needs of it."""
 
-    def __init__(self, path: str, *, mode: str = "auto", trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        mode: str = "auto",
+        add_special_tokens: bool = True,
+        trust_remote_code: bool = False,
+    ) -> None:
         """Loads the tokenizer of a folder or a hub id.
+
+        Args:
+            path: Of it.
+            mode: `auto` or `slow`.
+            add_special_tokens: Whether prompts get those that it adds by itself.
+            trust_remote_code: Whether code that comes with it may run.
 
         Raises:
             ModelLoadError: There is none, or it cannot be read.
             ConfigError: The slow one is asked for, and there is none.
         """
         self._tokenizer = _load(path, mode=mode, trust_remote_code=trust_remote_code)
+        self._add_special_tokens = add_special_tokens
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> Tokenizer:
@@ -44,6 +58,7 @@ class Tokenizer:
         return cls(
             args.tokenizer or args.model,
             mode=args.tokenizer_mode,
+            add_special_tokens=args.add_special_tokens,
             trust_remote_code=args.trust_remote_code,
         )
 
@@ -87,13 +102,18 @@ class Tokenizer:
         return bytes_per_token(self._tokenizer.backend_tokenizer.to_str())
 
     def encode(self, text: str) -> list[int]:
-        """Tokenizes a prompt, with the special tokens that the tokenizer adds by itself."""
-        token_ids: list[int] = self._tokenizer.encode(text)
+        """Tokenizes a prompt, with the special tokens that the tokenizer adds if it is to."""
+        token_ids: list[int] = self._tokenizer.encode(
+            text, add_special_tokens=self._add_special_tokens
+        )
         return token_ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenizes many prompts at once."""
-        token_ids: list[list[int]] = self._tokenizer(list(texts), padding=False)["input_ids"]
+        encoded = self._tokenizer(
+            list(texts), padding=False, add_special_tokens=self._add_special_tokens
+        )
+        token_ids: list[list[int]] = encoded["input_ids"]
         return token_ids
 
     def encode_rendered(self, text: str) -> list[int]:

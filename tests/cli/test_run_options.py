@@ -181,7 +181,7 @@ def test_a_template_may_be_a_text_or_a_file(batch: FakeBatch, tmp_path: Path) ->
             "best_of must be 1 when using greedy sampling, got 3: all answers would be the same; "
             "raise temperature",
         ),
-        (["--temperature", "-1"], "temperature must be at least 0, got -1.0"),
+        (["--temperature", "-1"], "temperature must be in [0, 1000000], got -1.0"),
         (["--template", "@nowhere"], "Invalid value for '--template': nowhere: cannot be read: "),
         (["--quiet", "-v"], "--quiet and --verbose exclude each other; give one of them"),
         (["--modle", "m"], "No such option '--modle'."),

@@ -326,3 +326,45 @@ def test_damaged_weights_are_one_clear_line(path: Path, tmp_path: Path) -> None:
         LLMEngine.from_engine_args(EngineArgs(model=str(tmp_path)))
 
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf"), "x", True])
+def test_a_timeout_that_is_no_time_is_refused_and_harms_nobody(
+    engine: LLMEngine, timeout: Any
+) -> None:
+    with pytest.raises(RequestError, match="timeout_seconds must be a number above 0"):
+        engine.add_request("a", "b", GREEDY, timeout_seconds=timeout)
+
+    assert not engine.has_unfinished_requests()
+
+
+@pytest.mark.parametrize("max_num_seqs", [1, 8])
+def test_answers_to_one_prompt_never_held_more_blocks_than_there_are(
+    path: Path, max_num_seqs: int
+) -> None:
+    engine = LLMEngine.from_engine_args(
+        EngineArgs(
+            model=str(path),
+            paged_attention_block_size=16,
+            paged_attention_num_blocks=12,
+            max_num_seqs=max_num_seqs,
+        )
+    )
+    params = SamplingParams(n=8, max_tokens=4, ignore_eos=True)
+
+    engine.add_request("a", {"prompt_token_ids": [*range(5, 45)]}, params)
+    [output] = [each for each in run(engine) if each.finished]
+
+    # 40 tokens of the prompt and 3 of the answer: two blocks that are shared, and one that is not.
+    assert output.metrics.peak_blocks == (3 if max_num_seqs == 1 else 10)
+
+
+def test_an_engine_can_leave_special_tokens_to_the_prompts() -> None:
+    model = str(Path(__file__).parents[2] / "samples" / "tiny-llama")
+    prompts = {}
+    for adds in (True, False):
+        engine = LLMEngine.from_engine_args(EngineArgs(model=model, add_special_tokens=adds))
+        [output] = answer_all(engine, ["What is 2 + 3?"], GREEDY)
+        prompts[adds] = output.prompt_token_ids
+
+    assert prompts[True][1:] == prompts[False]

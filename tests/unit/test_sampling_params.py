@@ -22,7 +22,7 @@ JSON = st.recursive(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"temperature": -1}, "temperature must be at least 0, got -1"),
+        ({"temperature": -1}, r"temperature must be in \[0, 1000000\], got -1"),
         ({"temperature": float("nan")}, "temperature must be a finite number, got nan"),
         ({"temperature": "hot"}, "temperature must be a finite number, got 'hot'"),
         ({"temperature": True}, "temperature must be a finite number, got True"),
@@ -97,6 +97,20 @@ def test_a_bias_of_a_token_outside_the_vocabulary_is_refused() -> None:
     params.check_vocabulary(301)
     with pytest.raises(InvalidParamsError, match=r"token 300, .* vocabulary of 300 tokens"):
         params.check_vocabulary(300)
+
+
+def test_a_stop_token_outside_the_vocabulary_is_refused() -> None:
+    params = SamplingParams(stop_token_ids=(7, 300))
+
+    params.check_vocabulary(301)
+    with pytest.raises(InvalidParamsError, match=r"stop_token_ids has token 300, .* of 300 tokens"):
+        params.check_vocabulary(300)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 1e39}, {"repetition_penalty": 1e-40}], ids=str)
+def test_numbers_that_no_score_survives_are_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParamsError, match=f"{next(iter(params))} must be in"):
+        SamplingParams(**params)
 
 
 def test_parameters_of_beam_search_that_ask_for_nothing_are_taken() -> None:

@@ -14,6 +14,7 @@ from furiosa_llm.errors import ConfigError, InvalidRowError, ModelLoadError
 from furiosa_llm.tokenization import Tokenizer
 from tests.checkpoints import make_tokenizer
 
+TINY_LLAMA = Path(__file__).parents[2] / "samples" / "tiny-llama"
 END = 2  # the token that ends an answer
 
 
@@ -142,6 +143,17 @@ def test_messages_without_a_chat_template_are_refused(tmp_path: Path) -> None:
 def test_a_missing_tokenizer_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="cannot load a tokenizer: no such folder"):
         Tokenizer(str(tmp_path / "nothing"))
+
+
+def test_prompts_get_no_special_tokens_if_they_are_to_get_none() -> None:
+    usual = Tokenizer(str(TINY_LLAMA))
+    bare = Tokenizer(str(TINY_LLAMA), add_special_tokens=False)
+
+    first, *rest = usual.encode("What is 2")
+
+    assert usual.decode([first], skip_special_tokens=True) == ""
+    assert bare.encode("What is 2") == rest
+    assert bare.encode_batch(["What is 2", "a"]) == [rest, usual.encode("a")[1:]]
 
 
 def test_the_slow_tokenizer_is_taken_where_there_is_one(tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ class BuildOptions:
         metavar="N",
     )
     prefill_buckets: tuple[Bucket, ...] = option(
-        "Shape of a step that reads prompts, for which a GPU's graph is captured; may be given "
-        "several times. On every device the largest LEN is the default of --prefill-chunk-size.",
+        "Shape of a step that reads prompts; may be given several times. The largest LEN is the "
+        "default of --prefill-chunk-size. No graph is captured for it.",
         parse=Bucket.parse,
         default=(),
         multiple=True,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from furiosa_llm.engine_limits import CacheConfig
 from furiosa_llm.request import Request, RequestAccount
 from furiosa_llm.scheduling.block_pool import BlockPool
+from furiosa_llm.scheduling.group_blocks import GroupBlocks
 
 
 class KVCacheManager:
@@ -22,6 +23,7 @@ class KVCacheManager:
     def __init__(self, config: CacheConfig) -> None:
         self.config = config
         self.pool = BlockPool(config.num_blocks)
+        self._group_blocks = GroupBlocks()
 
     def find_prefix(self, request: Request) -> list[int]:
         """Returns the blocks that hold the request's leading tokens, possibly none.
@@ -69,7 +71,7 @@ class KVCacheManager:
             request.account = RequestAccount(start_time=now)
         request.account.blocks_held_since = now
         request.account.num_shared_blocks = len(prefix)
-        request.account.peak_blocks = max(request.account.peak_blocks, num_blocks)
+        self._count_blocks(request, request.block_ids)
         self._remember_full_blocks(request, num_new_tokens)
         return True
 
@@ -85,14 +87,16 @@ class KVCacheManager:
             if num_new_blocks > self.pool.num_free_blocks:
                 return False
             self._account(request, now)
-            request.block_ids += tuple(self.pool.allocate(num_new_blocks))
-            request.costs.peak_blocks = max(request.costs.peak_blocks, len(request.block_ids))
+            new_block_ids = tuple(self.pool.allocate(num_new_blocks))
+            request.block_ids += new_block_ids
+            self._count_blocks(request, new_block_ids)
         self._remember_full_blocks(request, num_new_tokens)
         return True
 
     def free(self, request: Request, *, now: float) -> None:
         """Takes back every block of the request. Its prefix stays findable, the start longest."""
         self._account(request, now)
+        self._group_blocks.remove(request)
         self.pool.release(reversed(request.block_ids))
         request.block_ids = ()
         request.num_computed_tokens = request.num_findable_blocks = 0
@@ -106,6 +110,10 @@ class KVCacheManager:
         costs = request.costs
         costs.block_seconds += len(request.block_ids) * (now - costs.blocks_held_since)
         costs.blocks_held_since = now
+
+    def _count_blocks(self, request: Request, new_block_ids: Sequence[int]) -> None:
+        num_held = self._group_blocks.add(request, new_block_ids)
+        request.costs.peak_blocks = max(request.costs.peak_blocks, num_held)
 
     def _remember_full_blocks(self, request: Request, num_new_tokens: int) -> None:
         """Makes the blocks findable that the coming step fills with tokens that are known.
