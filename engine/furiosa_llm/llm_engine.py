@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterable
 
@@ -16,6 +17,8 @@ from furiosa_llm.prompt_intake import Prompt, PromptIntake
 from furiosa_llm.replicas.placement import Placement
 from furiosa_llm.sampling_params import SamplingParams
 from furiosa_llm.tokenization import Tokenizer
+
+_logger = logging.getLogger(__name__)
 
 
 class LLMEngine:
@@ -69,6 +72,13 @@ class LLMEngine:
             ConfigError: An option does not go with the model or with this machine.
         """
         started = start_core(args, num_prompts=num_prompts)
+        cache = started.core.limits.cache_config
+        _logger.info(
+            "%s, with a KV cache of %s blocks of %s tokens each",
+            started.placement,
+            f"{cache.num_blocks:,}",
+            cache.block_size,
+        )
         return cls(
             core=started.core,
             tokenizer=started.tokenizer,

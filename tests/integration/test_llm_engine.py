@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ def run(engine: LLMEngine) -> list[RequestOutput]:
     while engine.has_unfinished_requests():
         outputs += engine.step()
     return outputs
+
+
+def test_the_start_says_how_large_the_cache_is(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="furiosa_llm"):
+        LLMEngine.from_engine_args(EngineArgs(model=str(path), devices="cpu", max_num_seqs=2))
+
+    assert "1 replica, on cpu, with a KV cache of 32 blocks of 32 tokens each" in caplog.text
 
 
 def test_a_step_with_nothing_to_do_returns_nothing(engine: LLMEngine) -> None:

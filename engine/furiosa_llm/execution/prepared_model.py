@@ -43,6 +43,7 @@ from furiosa_llm.modeling.cpu.fusion import use_threads
 from furiosa_llm.modeling.cpu.kernel_cache import keep_compiled
 from furiosa_llm.modeling.gpu.attention import GpuAttention
 from furiosa_llm.modeling.gpu.cache_store import CacheStore
+from furiosa_llm.modeling.gpu.program_cache import keep_programs
 from furiosa_llm.modeling.gpu.quantized_linear import quantize_linears
 from furiosa_llm.modeling.loader import LoadedModel, load_model
 from furiosa_llm.modeling.paged_attention import CurrentStep
@@ -96,7 +97,8 @@ class PreparedModel:
             gpu: The device, if it is a GPU.
             decode_shapes: Those that graphs are recorded for, on a GPU.
         """
-        keep_compiled(KERNELS, args.cache_dir)
+        if gpu is None:
+            keep_compiled(KERNELS, args.cache_dir)
         scheduler_config = SchedulerConfig.from_engine_args(args)
         if args.npu_queue_limit is None and loaded.stage is None and gpu is None:
             # Preparing a step takes from the same cores as running one: see docs/parallelism.md.
@@ -245,6 +247,7 @@ def prepare_on_gpu(
         ConfigError: An option does not go with the model or the memory.
         ModelLoadError: The model cannot be quantised.
     """
+    keep_programs(args.cache_dir)
     max_model_len = choose_max_model_len(args, loaded)
     gpu_start.move_to_gpu(loaded.model, gpu)
     place = functools.partial(
