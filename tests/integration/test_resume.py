@@ -77,6 +77,48 @@ def test_options_that_do_not_change_answers_may_change(job: BatchJob) -> None:
     assert same_answers(pq.read_table(job.output), unbroken(job))
 
 
+def test_the_same_job_in_other_words_is_the_same_job(job: BatchJob) -> None:
+    args = dataclasses.replace(ENGINE, devices=None, dtype="auto", data_parallel_size=1)
+    params = dataclasses.replace(job.sampling_params, top_k=-1)
+    job = dataclasses.replace(job, engine_args=args, sampling_params=params)
+    stopped(job, lambda progress: progress.num_done >= 12)
+    same = dataclasses.replace(
+        job,
+        engine_args=dataclasses.replace(args, devices="npu:0", dtype="float32"),
+        sampling_params=dataclasses.replace(params, top_k=0),
+        columns=dataclasses.replace(job.columns, params_column="sampling_params"),
+    )
+
+    assert run_batch_job(same).num_resumed >= 12
+
+
+def test_a_length_that_fits_the_context_is_told_as_the_length_that_it_is(job: BatchJob) -> None:
+    params = SamplingParams(temperature=0.8, max_tokens=12, fits_context=True)
+    job = dataclasses.replace(job, sampling_params=params)
+    stopped(job, lambda progress: progress.num_done >= 12)
+    given = dataclasses.replace(params, fits_context=False)
+
+    with pytest.raises(ConfigError) as error:
+        run_batch_job(dataclasses.replace(job, sampling_params=given))
+
+    was = 'max_tokens was "12, or what a prompt leaves of the context", is now 12'
+    assert was in str(error.value)
+    assert "fits_context" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "modeling_own.py"])
+def test_a_model_that_changed_is_refused(job: BatchJob, tmp_path: Path, name: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(ENGINE.model, model)
+    job = dataclasses.replace(job, engine_args=dataclasses.replace(ENGINE, model=str(model)))
+    stopped(job, lambda progress: progress.num_done >= 12)
+    with (model / name).open("a") as file:
+        file.write("\n")
+
+    with pytest.raises(ConfigError, match="model was"):
+        run_batch_job(job)
+
+
 def test_a_change_that_matters_is_refused_before_the_model_is_loaded(
     job: BatchJob, tmp_path: Path
 ) -> None:

@@ -35,6 +35,9 @@ _WITHOUT_INFLUENCE = frozenset(
         "max_processing_samples",
         "spare_blocks_ratio",
         "is_offline",
+        # What they come to is told by `_arithmetic`.
+        "devices",
+        "dtype",
     }
 )
 
@@ -71,10 +74,10 @@ def describe_batch(job: BatchJob, source: RowSource) -> Manifest:
     identity = {
         **{name: value for name, value in asked.items() if name not in _WITHOUT_INFLUENCE},
         **of_columns,
+        "params_column": job.columns.params_name,
         **_params_identity(params),
         "model": model_hash,
         "tokenizer": tokenizer_hash or args.tokenizer or args.model,
-        "devices": _kinds(args.devices),
         "input": [_content(file) for file in inputs],
         "shard": str(source.shard),
         **_arithmetic(args),
@@ -111,21 +114,20 @@ def with_engine(manifest: Manifest, engine: LLMEngine) -> Manifest:
 def _params_identity(params: SamplingParams) -> dict[str, object]:
     values = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
     values.pop("output_kind")
+    values["top_k"] = max(params.top_k, 0)  # -1 is all tokens, as 0 is
+    if values.pop("fits_context"):
+        values["max_tokens"] = f"{params.max_tokens}, or what a prompt leaves of the context"
     values["sampling_seed"] = values.pop("seed")  # `seed` is the engine's
     return values
 
 
 def _arithmetic(args: EngineArgs) -> dict[str, object]:
     """What the model computes on and in, whether that was asked for or found here."""
-    kinds = _kinds(args.devices) or ["cuda" if count_gpus() else "cpu"]
-    device = "cuda" if kinds == ["cuda"] else "cpu"  # where NPUs are emulated, too
+    kinds = {"cuda" if count_gpus() else "cpu"}
+    if args.devices is not None:
+        kinds = {device.kind for device in parse_devices(args.devices)}
+    device = "cuda" if kinds == {"cuda"} else "cpu"  # where NPUs are emulated, too
     return {"computed_on": device, "computed_in": args.dtype_on(device)}
-
-
-def _kinds(devices: str | None) -> list[str] | None:
-    if devices is None:
-        return None
-    return sorted({device.kind for device in parse_devices(devices)})
 
 
 def _content(file: InputFile) -> str:

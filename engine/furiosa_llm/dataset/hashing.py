@@ -19,6 +19,7 @@ _NUM_SAMPLES = 64
 _MAX_HEADER_BYTES = 100_000_000
 _CONFIG_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt")
+_CODE_SUFFIX = ".py"  # of a model that comes with its own
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -28,6 +29,9 @@ _TOKENIZER_FILES = (
     "vocab.txt",
     "merges.txt",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
     "chat_template.jinja",
     "chat_template.json",
 )
@@ -62,7 +66,7 @@ def hash_model(path: Path) -> str | None:
     """Hashes a checkpoint folder in well under a second, however big it is.
 
     It covers, in order of name: `config.json`, `generation_config.json` and
-    `model.safetensors.index.json` whole; of every `.safetensors`, `.bin` and `.pt` file the name,
+    `model.safetensors.index.json` whole, and so is Python code; of every `.safetensors`, `.bin` and `.pt` file the name,
     the size and 64 blocks of 64 KiB at even distances; of a `.safetensors` file also the header,
     which has the names, types, shapes and places of all tensors. Weights changed only between the
     samples are not noticed.
@@ -76,8 +80,10 @@ def hash_model(path: Path) -> str | None:
     if not path.is_dir():
         return None
     digest = _new_digest()
-    weights = sorted(file for file in path.iterdir() if file.suffix in _WEIGHT_SUFFIXES)
+    files = sorted(path.iterdir())
+    weights = [file for file in files if file.suffix in _WEIGHT_SUFFIXES]
     _update_with_files(digest, (path / name for name in _CONFIG_FILES))
+    _update_with_files(digest, (file for file in files if file.suffix == _CODE_SUFFIX))
     for weight in weights:
         with _opened(weight) as file:
             _update_with_field(digest, weight.name.encode())
