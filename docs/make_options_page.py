@@ -36,7 +36,7 @@ that has it wins.
   (`["\\n\\n", "The end"]`).
 - **SIZE** is a number, or one with a unit: `k`, `m` and `g` are powers of 1,000; `K`, `M`, `G` and
   `KiB`, `MiB`, `GiB` powers of 1,024.
-- **TIME** is a number with `s`, `m` or `h`.
+- **TIME** is a number of seconds, or one with `s`, `m` or `h`.
 - **none** leaves a choice to the engine, wherever the text says what happens if nothing is given,
   also one that an artifact has made.
 - An artifact has defaults of its own: [artifacts.md](artifacts.md).

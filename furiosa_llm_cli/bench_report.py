@@ -12,6 +12,7 @@ from rich.box import ROUNDED
 from rich.console import Console
 from rich.table import Table
 
+from furiosa_llm.device_mesh import counted
 from furiosa_llm.errors import DatasetError
 from furiosa_llm_cli.formats import count, duration, one_line, percent, rate
 from furiosa_llm_cli.summary import MAX_ERROR, Fact, facts_table, plain_facts
@@ -40,7 +41,7 @@ def result_facts(result: BenchmarkResult, *, workload: str, import_seconds: floa
     summary = result.summary
     facts = [
         ("model", result.spec.engine_args.model),
-        ("workload", f"{workload}; {len(result.repetitions)} repetitions"),
+        ("workload", f"{workload}; {counted(len(result.repetitions), 'repetition')}"),
         ("engine", result.placement),
         (
             "start-up",

@@ -31,6 +31,8 @@ _PLAIN_INTERVAL_SECONDS = 5.0
 _LIVE_INTERVAL_SECONDS = 0.125
 _REFRESHES_PER_SECOND = 4
 _LOADING, _ANSWERING, _WRITING = "loading", "answering", "writing"
+_FIRST_START = "the first start compiles kernels"
+_FIRST_START_SECONDS = 6.0  # what others take at most with a small model
 _PHASE_TEXTS = {_LOADING: "loading the model", _WRITING: "writing the output"}
 
 
@@ -156,8 +158,11 @@ class LiveDisplay:
         if view is None or self._phase != _ANSWERING:
             if self._phase not in _PHASE_TEXTS:
                 return Text()
-            seconds = duration(now - self._phase_start)
-            self._spinner.update(text=f"{_PHASE_TEXTS[self._phase]}  {seconds}")
+            seconds = now - self._phase_start
+            is_long = self._phase == _LOADING and seconds > _FIRST_START_SECONDS
+            hint = f"  ({_FIRST_START})" if is_long else ""
+            text = f"{_PHASE_TEXTS[self._phase]}  {duration(seconds)}{hint}"
+            self._spinner.update(text=text)
             return self._spinner
         return Group(
             _bar_line(view), _dim_line(view.load_texts()), _dim_line(view.queue_texts(now))

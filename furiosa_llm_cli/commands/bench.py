@@ -41,6 +41,9 @@ _ONLY_FILE = (
     "params_column",
     "template",
     "max_tokens",
+    "min_tokens",
+    "stop",
+    "stop_token_ids",
     "ignore_eos",
     "structured_outputs",
 )
@@ -136,16 +139,15 @@ def bench(
     All prompts arrive at once, random ones or those of a file. The figures go to standard output.
     """
     _refuse_pointless(ctx, has_input=input is not None)
-    if json is not None and not json.parent.is_dir():
-        raise click.UsageError(f"--json {json}: the folder {json.parent} does not exist")
     start = time.monotonic()
     prepare_libraries(ctx, engine_args.cache_dir)
     from furiosa_llm.benchmark import runner, workload  # loads pyarrow
     from furiosa_llm.dataset.reader import open_input
-    from furiosa_llm.dataset.target import check_side_files
+    from furiosa_llm.dataset.side_files import SideFile, check_side_files
 
-    inputs = () if json is None or input is None else open_input(input).paths
-    check_side_files({"--json": json}, inputs, None, overwrite=True)
+    if json is not None:
+        inputs = () if input is None else open_input(input).paths
+        check_side_files([SideFile.of_json(json)], inputs, None, overwrite=True)
     import_seconds = time.monotonic() - start
     show_logs(verbosity.level)
     result = runner.run_benchmark(

@@ -151,6 +151,14 @@ def test_bench_measures_the_rows_of_a_file(tmp_path: Path) -> None:
     assert content["sampling_params"]["logit_bias"] == {"5": -1.0}
 
 
+def test_bench_says_at_once_that_a_file_cannot_be_written(tmp_path: Path) -> None:
+    outcome = invoke("bench", "-m", MODEL, "--json", str(tmp_path / "no" / "where.json"))
+
+    assert (outcome.exit_code, outcome.stdout) == (4, "")
+    message = f"Error: {tmp_path}/no is not an existing folder; create it or choose another\n"
+    assert outcome.stderr == message
+
+
 def test_bench_never_writes_over_its_input(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a"}\n')
@@ -177,7 +185,6 @@ def test_bench_never_writes_over_its_input(tmp_path: Path) -> None:
             ["-i", "x.jsonl", "--output-len", "5"],
             "--output-len is for random prompts; leave it out or leave --input out",
         ),
-        (["--json", "no/where.json"], "--json no/where.json: the folder no does not exist"),
     ],
 )
 def test_a_workload_that_makes_no_sense_is_one_clear_line(args: list[str], message: str) -> None:

@@ -104,6 +104,9 @@ def test_a_live_display_fits_the_terminal() -> None:
 
     clock.now = 2.0
     loading = drawn(display, 80)
+    clock.now = 8.0
+    waiting = drawn(display, 80)
+    clock.now = 2.0
     display.update(make_progress(num_rows=80))
     clock.now = 6.0
     display.update(
@@ -122,6 +125,8 @@ def test_a_live_display_fits_the_terminal() -> None:
     clock.now = 8.0
 
     assert loading == ["⠋ loading the model  2.0 s"]
+    [line] = waiting
+    assert line[1:] == " loading the model  8.0 s  (the first start compiles kernels)"
     assert answering == [
         "━━━━━━━━━━━━━━━━━━━━━━━╸                         40 of 80 rows (50 %)   2 failed",
         "1,000 tokens/s in   100 tokens/s out   KV cache 50 % full",

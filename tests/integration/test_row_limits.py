@@ -176,9 +176,8 @@ def test_a_batch_stops_early_when_more_rows_have_failed_than_may(
     parts = list(tmp_path.glob("out.parquet.parts/*.parquet"))
     num_saved = sum(pq.read_metadata(part).num_rows for part in parts)
     advice = "--resume with a higher --max-errors, or with --retry-failed, goes on"
-    assert caplog.messages[-1].endswith(
-        f"{num_saved} finished rows are in {job.output}.parts; " + advice
-    )
+    saved = "1 finished row is" if num_saved == 1 else f"{num_saved} finished rows are"
+    assert caplog.messages[-1].endswith(f"{saved} in {job.output}.parts; " + advice)
     status = json.loads((tmp_path / "out.parquet.status.json").read_text())
     assert (status["state"], status["rows_failed"]) == ("failed", num_failed)
     assert status["rows_saved"] == status["rows_done"] == num_saved > 0

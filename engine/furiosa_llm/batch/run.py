@@ -19,8 +19,9 @@ from furiosa_llm.dataset.failed_rows import FailedRowsWriter
 from furiosa_llm.dataset.reader import RowSource, open_input
 from furiosa_llm.dataset.row_estimate import estimate_num_rows
 from furiosa_llm.dataset.run_start import Resume, failed_rows_of
+from furiosa_llm.dataset.side_files import SideFile, check_side_files
 from furiosa_llm.dataset.status_file import StatusFile
-from furiosa_llm.dataset.target import check_output, check_side_files
+from furiosa_llm.dataset.target import check_output
 from furiosa_llm.dataset.writer import AnswerWriter
 from furiosa_llm.errors import ConfigError, DatasetError, RequestError
 from furiosa_llm.interrupts import GracefulStop
@@ -67,7 +68,7 @@ class _Batch:
         source = open_input(job.input, shard=job.shard)
         may_exist = job.overwrite or job.resume
         target = check_output(job.output, source.paths, overwrite=may_exist)
-        side_files = {"--step-stats": job.step_stats, "--failed-rows": job.failed_rows}
+        side_files = _side_files(job)
         is_replaced = job.overwrite or (job.resume and target.has_earlier_run)
         check_side_files(side_files, source.paths, target, overwrite=is_replaced)
         # Here already, so that the manifest tells what an artifact decided.
@@ -207,6 +208,15 @@ def _check_params(engine: LLMEngine, params: SamplingParams) -> None:
             f"--max-tokens {params.max_tokens} leaves no room for a prompt in a context of "
             f"{max_model_len} tokens; lower it, or give none for what a prompt leaves"
         )
+
+
+def _side_files(job: BatchJob) -> list[SideFile]:
+    files = []
+    if job.step_stats is not None:
+        files.append(SideFile.of_step_stats(job.step_stats))
+    if job.failed_rows is not None:
+        files.append(SideFile.of_failed_rows(job.failed_rows))
+    return files
 
 
 def _resume(job: BatchJob, source: RowSource) -> Resume | None:

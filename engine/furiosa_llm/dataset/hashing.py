@@ -66,10 +66,10 @@ def hash_model(path: Path) -> str | None:
     """Hashes a checkpoint folder in well under a second, however big it is.
 
     It covers, in order of name: `config.json`, `generation_config.json` and
-    `model.safetensors.index.json` whole, and so is Python code; of every `.safetensors`, `.bin` and `.pt` file the name,
-    the size and 64 blocks of 64 KiB at even distances; of a `.safetensors` file also the header,
-    which has the names, types, shapes and places of all tensors. Weights changed only between the
-    samples are not noticed.
+    `model.safetensors.index.json` whole, and so Python code; of every `.safetensors`, `.bin` and
+    `.pt` file the name, the size and 64 blocks of 64 KiB at even distances; of a `.safetensors`
+    file also the header, which has the names, types, shapes and places of all tensors. Weights
+    changed only between the samples are not noticed.
 
     Returns:
         The hash; None if the path is no folder.

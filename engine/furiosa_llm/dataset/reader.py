@@ -24,6 +24,7 @@ from furiosa_llm.dataset.jsonl import (
 from furiosa_llm.dataset.parquet_input import PARQUET_SUFFIXES, ParquetInput
 from furiosa_llm.dataset.record import RawRow
 from furiosa_llm.dataset.shard import WHOLE, Shard
+from furiosa_llm.dataset.target import FOLDER_MANIFEST, PARTS_SUFFIX
 from furiosa_llm.errors import DatasetError
 from furiosa_llm.row_limits import MAX_LINE_BYTES
 
@@ -151,19 +152,31 @@ def _files_of(source: str) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The files that can be read; hidden ones, such as _manifest.json, are not data."""
-    try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208
-    except OSError as error:
-        raise DatasetError(f"{folder}: cannot be read: {error.strerror}") from error
-    files = [
-        folder / name
-        for name in names
-        if name.lower().endswith(_SUPPORTED) and not name.startswith((".", "_"))
-    ]
+    files = list(_walk(folder))
     if not files:
         raise DatasetError(f"{folder} holds no file that ends in {_SUPPORTED_TEXT}")
     return files
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yields the files that can be read, those of sub-folders too, in order of their names.
+
+    What is hidden, such as _manifest.json, is no data. Nor are sub-folders that a run of this
+    program made or is about to make; give them by name.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith((".", "_")):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if not (path / FOLDER_MANIFEST).exists() and path.suffix != PARTS_SUFFIX:
+                    yield from _walk(path)
+            elif entry.name.lower().endswith(_SUPPORTED):
+                yield path
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be read: {error.strerror}") from error
 
 
 def _open_file(path: Path, max_line_bytes: int) -> InputPart:

@@ -102,6 +102,9 @@ def start_run(
     left, done = run_of_parts(folder), run_of_output(target)
     if done is not None and left is not None and done.started_at == left.started_at:
         left = None  # it died after its end, before it could take its parts away
+    if left is not None and overwrite and not left.is_same_job(manifest):
+        check_replaceable(target, overwrite=True)
+        return _begin(folder, manifest, may_replace=True)
     if left is not None:
         left.check_same_job(manifest)
         may_replace = overwrite or (done is not None and done.is_same_job(manifest))

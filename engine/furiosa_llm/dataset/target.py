@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from furiosa_llm.errors import ConfigError, DatasetError
 from furiosa_llm.paths import is_folder, is_there
 
 FOLDER_MANIFEST = "_manifest.json"
+PARTS_SUFFIX = ".parts"
 
 _OWN_FILE = re.compile(r"part-\d+\.parquet|_manifest\.json")
 
@@ -47,7 +49,7 @@ class OutputTarget:
     @property
     def parts_folder(self) -> Path:
         """Where finished rows wait for the end of the run."""
-        return self.path.with_name(self.path.name + ".parts")
+        return self.path.with_name(self.path.name + PARTS_SUFFIX)
 
     @property
     def status_path(self) -> Path:
@@ -68,7 +70,7 @@ class OutputTarget:
         """Tells what a run needs a path for; None if it may be another file."""
         path, output = _resolved(path), _resolved(self.path)
         parts, status = _resolved(self.parts_folder), _resolved(self.status_path)
-        if path == output or _is_same_file(path, output):
+        if is_same_file(path, output):
             return "the output"
         if path in (status, status.with_name(status.name + ".tmp")):
             return "the file that tells how far the run is"
@@ -107,53 +109,14 @@ def check_output(output: str | Path, inputs: Iterable[Path], *, overwrite: bool)
             f"it a name such as {stem}.parquet"
         )
     check_replaceable(target, overwrite=overwrite)
-    _check_parent(target.path.parent)
+    check_parent(target.path.parent)
     return target
 
 
-def check_side_files(
-    files: Mapping[str, Path | None],
-    inputs: Iterable[Path],
-    output: OutputTarget | None,
-    *,
-    overwrite: bool,
-) -> None:
-    """Checks before a run that the files beside the output may and can be written.
-
-    Args:
-        files: By option; None where it is not given.
-        inputs: The files of the input.
-        output: Where the answers go; None where there are none to be kept.
-        overwrite: Whether they may exist already.
-
-    Raises:
-        ConfigError: One is the output or what a run keeps beside it, one of the inputs, or
-            another of them.
-        DatasetError: One exists already, or its folder is missing or not writable.
-    """
-    taken = [("an input", path) for path in inputs]
-    for option, path in files.items():
-        if path is None:
-            continue
-        purpose = None if output is None else output.purpose_of(path)
-        for what, other in taken:
-            if _resolved(path) == _resolved(other) or _is_same_file(path, other):
-                purpose = what
-        if purpose is not None:
-            raise ConfigError(f"{option} {path} is {purpose}, too; choose another file")
-        taken.append((f"the file of {option}", path))
-        if is_folder(path):
-            raise DatasetError(f"{path} is a folder; name a file")
-        if is_there(path) and not overwrite:
-            raise DatasetError(f"{path} exists already; choose another file or use --overwrite")
-        _check_parent(path.parent)
-
-
 def _check_input(path: Path, target: OutputTarget) -> None:
-    resolved = _resolved(target.path)
-    if _resolved(path) == resolved or _is_same_file(path, target.path):
+    if is_same_file(path, target.path):
         raise ConfigError(f"--output {target.path} is an input, too; choose another output")
-    if target.is_folder and resolved in _resolved(path).parents:
+    if target.is_folder and _resolved(target.path) in _resolved(path).parents:
         raise ConfigError(f"--output {target.path} holds the input {path}; choose another folder")
 
 
@@ -164,7 +127,14 @@ def _resolved(path: Path) -> Path:
         raise DatasetError(f"{path} cannot be found: {error}; choose another file") from error
 
 
-def _is_same_file(first: Path, second: Path) -> bool:
+def is_same_file(first: Path, second: Path) -> bool:
+    """Tells whether two paths lead to one file, which need not be there.
+
+    Raises:
+        DatasetError: One of them leads nowhere, as a link to itself.
+    """
+    if _resolved(first) == _resolved(second):
+        return True
     try:
         return first.samefile(second)
     except OSError:
@@ -196,8 +166,15 @@ def check_replaceable(target: OutputTarget, *, overwrite: bool) -> None:
         raise DatasetError(f"{path} exists already; choose another output or use --overwrite")
 
 
-def _check_parent(parent: Path) -> None:
+def check_parent(parent: Path) -> None:
+    """Checks that files can be made in a folder.
+
+    Raises:
+        DatasetError: It is missing, or not writable.
+    """
     if not is_folder(parent):
         raise DatasetError(f"{parent} is not an existing folder; create it or choose another")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise DatasetError(f"{parent}: cannot be written: Permission denied")
+        is_read_only = os.statvfs(parent).f_flag & os.ST_RDONLY
+        reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+        raise DatasetError(f"{parent}: cannot be written: {reason}")

@@ -115,13 +115,13 @@ class AnswerWriter:
             if exc is None:
                 raise
             # What ended the run matters more than what it took along.
-            _logger.warning("%d finished rows are lost: %s", len(self._waiting), error)
+            _logger.warning("%s lost: %s", _finished_rows(len(self._waiting)), error)
         finally:
             self._leave_folder()
         if exc is not None and self.num_saved:
             _logger.warning(
-                "%d finished rows are in %s; %s goes on",
-                self.num_saved,
+                "%s in %s; %s goes on",
+                _finished_rows(self.num_saved),
                 self._target.parts_folder,
                 "--resume with a higher --max-errors, or with --retry-failed,"
                 if isinstance(exc, TooManyErrorsError)
@@ -254,3 +254,7 @@ def _size(row: AnswerRow) -> int:
         if isinstance(value, str):
             size += len(value)
     return size
+
+
+def _finished_rows(number: int) -> str:
+    return "1 finished row is" if number == 1 else f"{number:,} finished rows are"

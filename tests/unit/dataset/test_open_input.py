@@ -50,6 +50,17 @@ def test_a_folder_gives_the_files_that_can_be_read(tmp_path: Path) -> None:
     assert (source.num_rows, source.count_rows()) == (None, 2)
 
 
+def test_a_folder_gives_the_files_of_its_sub_folders_too(tmp_path: Path) -> None:
+    for name in ("b/y=1/c", "b/y=2", "d", "a.parts", ".cache", "_delta_log", "output"):
+        (tmp_path / name).mkdir(parents=True)
+        write_jsonl(tmp_path / name / "rows.jsonl", name)
+    write_jsonl(tmp_path / "c.jsonl", "c")
+    (tmp_path / "output" / "_manifest.json").write_text("{}")
+
+    assert prompts_of(str(tmp_path)) == ["b/y=1/c", "b/y=2", "c", "d"]
+    assert prompts_of(str(tmp_path / "output")) == ["output"]
+
+
 def test_a_pipe_is_read_as_jsonl() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "wb") as pipe:

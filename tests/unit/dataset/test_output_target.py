@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from furiosa_llm.dataset.target import OutputTarget, check_output, check_side_files
+from furiosa_llm.dataset.target import OutputTarget, check_output
 from furiosa_llm.errors import ConfigError, DatasetError
 
 
@@ -128,53 +128,6 @@ def test_any_other_name_is_allowed(folder: Path, output: str) -> None:
 def test_standard_output_is_refused() -> None:
     with pytest.raises(ConfigError, match="Parquet cannot be streamed"):
         check_output("-", [], overwrite=False)
-
-
-@pytest.mark.parametrize(
-    ("path", "overwrite", "error", "message"),
-    [
-        ("in.jsonl", True, ConfigError, "--failed-rows in.jsonl is an input, too"),
-        ("hard.jsonl", True, ConfigError, "is an input, too"),
-        ("steps.parquet", True, ConfigError, "is the file of --step-stats, too"),
-        ("out.parquet", True, ConfigError, "is the output, too"),
-        ("out.parquet.status.json", True, ConfigError, "is the file that tells how far the run"),
-        ("out.parquet.status.json.tmp", True, ConfigError, "is the file that tells how far"),
-        ("out.parquet.parts", True, ConfigError, "among the finished rows in out.parquet.parts"),
-        ("out.parquet.parts/a", True, ConfigError, "among the finished rows in out.parquet.parts"),
-        ("loop.jsonl", True, DatasetError, "loop.jsonl cannot be found"),
-        ("old.parquet", False, DatasetError, "exists already"),
-        ("missing/steps.parquet", True, DatasetError, "missing is not an existing folder"),
-        ("folder", True, DatasetError, "is a folder"),
-    ],
-)
-def test_a_file_beside_the_output_destroys_nothing(
-    folder: Path, path: str, overwrite: bool, error: type[Exception], message: str
-) -> None:
-    (folder / "in.jsonl").touch()
-    (folder / "hard.jsonl").hardlink_to(folder / "in.jsonl")
-    (folder / "old.parquet").touch()
-    (folder / "folder").mkdir()
-    (folder / "loop.jsonl").symlink_to("loop.jsonl")
-    target = check_output("out.parquet", [], overwrite=False)
-    files = {"--step-stats": Path("steps.parquet"), "--failed-rows": Path(path)}
-
-    with pytest.raises(error, match=message):
-        check_side_files(files, [Path("in.jsonl")], target, overwrite=overwrite)
-
-
-def test_files_beside_the_output_that_are_new_or_not_given_are_allowed(folder: Path) -> None:
-    target = check_output("out.parquet", [], overwrite=False)
-    files = {"--step-stats": None, "--failed-rows": folder / "failed.jsonl"}
-
-    check_side_files(files, [Path("in.jsonl")], target, overwrite=False)
-
-
-def test_a_file_in_a_folder_of_answers_is_refused(folder: Path) -> None:
-    target = check_output("out/", [], overwrite=False)
-    files = {"--step-stats": folder / "out" / "steps.parquet"}
-
-    with pytest.raises(ConfigError, match="is among the files of the output out, too"):
-        check_side_files(files, [], target, overwrite=False)
 
 
 @pytest.mark.parametrize("output", ["loop.parquet", "loop.parquet/"])

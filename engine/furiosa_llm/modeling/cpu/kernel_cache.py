@@ -43,7 +43,7 @@ def keep_compiled(kernels: Sequence[Kernel], cache_dir: str | None) -> None:
         _logger.warning("%s: kernels are not kept: the folder is not writable", folder)
         return
     if is_first_start:
-        _logger.warning(
+        _logger.info(
             "compiling kernels for this processor, once, which takes about half a minute; "
             "they are kept in %s",
             folder,
