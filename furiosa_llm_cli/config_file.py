@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,11 @@ import yaml
 
 from furiosa_llm_cli.command import SectionedOption
 
+# Options that the command line takes as text, and files as objects, too.
+_OBJECTS: Mapping[str, Callable[[Mapping[str, object]], object]] = {
+    "structured_outputs": json.dumps,
+    "logit_bias": lambda biases: [f"{token}={bias}" for token, bias in biases.items()],
+}
 _YAML_SUFFIXES = (".yaml", ".yml")
 _TOML_SUFFIX = ".toml"
 
@@ -112,6 +118,8 @@ def _option_value(
         )
     if value is None:
         raise click.UsageError(f"{path}: {key} has no value; give it one or leave the line out")
+    if isinstance(value, dict) and name in _OBJECTS:
+        value = _OBJECTS[name](value)
     if isinstance(value, dict) or (isinstance(value, list) and not found.multiple):
         raise click.UsageError(f"{path}: {key} must be a single value, got {value!r}")
     if found.multiple and not isinstance(value, list):

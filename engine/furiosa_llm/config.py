@@ -30,6 +30,7 @@ from furiosa_llm.options import (
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("int8", "fp8", "int4")
+GPU_QUANTIZATIONS = ("fp8", "int4")  # on nothing else
 TOKENIZER_MODES = ("auto", "slow")
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 DEFAULT_MAX_NUM_SEQS = 256

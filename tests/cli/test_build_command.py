@@ -222,6 +222,10 @@ def test_a_build_that_fails_is_one_line_and_an_exit_code(
         (["-tp", "0"], "tensor_parallel_size must be at least 1, got 0"),
         (["--dtype", "float16", "--auto-bfloat16-cast"], "auto_bfloat16_cast and dtype float16 ex"),
         (["--quantization-artifact-path", "q"], "quantization_artifact_path (q) cannot be used: q"),
+        (
+            ["--quantization", "fp8", "--devices", "cpu"],
+            "quantization fp8 is for GPUs, and devices is cpu; give int8, or other devices",
+        ),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_anything_is_loaded(
@@ -251,6 +255,14 @@ def test_a_file_system_that_takes_no_more_ends_with_4_and_leaves_nothing(tmp_pat
     assert done.stderr == (
         f"Error: {tmp_path}/.out.building/model.safetensors: cannot be written: File too large\n"
     )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_stages_than_layers_are_refused(tmp_path: Path) -> None:
+    outcome = invoke("build", str(MODEL), str(tmp_path / "out"), "-pp", "9")
+
+    assert outcome.exit_code == 2
+    assert "the pipeline-parallel size (9) exceeds the model's 4 layers" in outcome.stderr
     assert list(tmp_path.iterdir()) == []
 
 

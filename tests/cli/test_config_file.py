@@ -90,6 +90,7 @@ def test_the_section_of_another_command_is_left_alone(batch: FakeBatch, tmp_path
         ("c.yaml", "run: 5\n", "run must hold names and values, got 5"),
         ("c.yaml", "seed:\n", "seed has no value; give it one or leave the line out"),
         ("c.yaml", "seed: [1]\n", "seed must be a single value, got [1]"),
+        ("c.yaml", "stop: {a: b}\n", "stop must be a single value, got {'a': 'b'}"),
     ],
 )
 def test_a_bad_file_is_one_clear_line(
@@ -100,6 +101,17 @@ def test_a_bad_file_is_one_clear_line(
     assert stderr.startswith(f"Error: {tmp_path / name}: {message}")
     assert stderr.endswith(SEE_RUN)
     assert (stderr.count("\n"), batch.jobs) == (1, [])
+
+
+def test_objects_may_be_written_as_such(batch: FakeBatch, tmp_path: Path) -> None:
+    text = "logit-bias: {5: 1, 6: -2.5}\nstructured-outputs:\n  choice: [yes, 'no']\n"
+
+    assert run_with(tmp_path / "c.yaml", text.replace("yes", "'yes'")) == ""
+
+    params = batch.job.sampling_params
+    assert params.logit_bias == {5: 1, 6: -2.5}
+    assert params.structured_outputs is not None
+    assert params.structured_outputs.choice == ("yes", "no")
 
 
 def test_a_bad_value_in_a_file_is_the_same_error_as_on_the_command_line(

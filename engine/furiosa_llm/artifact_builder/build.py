@@ -141,6 +141,11 @@ def _check_options(options: BuildOptions, outline: ModelOutline) -> None:
             f"dtype {options.target_dtype} is not possible: the checkpoint's weights are "
             "quantised, and casting them would spoil them; leave the dtype auto"
         )
+    num_stages, num_layers = options.pipeline_parallel_size or 1, outline.num_layers
+    if num_layers is not None and num_stages > num_layers:
+        raise ConfigError(
+            f"the pipeline-parallel size ({num_stages}) exceeds the model's {num_layers} layers"
+        )
     limit, wanted = outline.max_model_len, options.max_seq_len_to_capture
     if wanted is None:
         options.runtime_config().require_buckets_within(limit, "the model's own limit")

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from furiosa_llm.artifact.contents import PARALLEL_SIZES, Bucket, RuntimeConfig
-from furiosa_llm.config import DEFAULT_MAX_NUM_BATCHED_TOKENS, DTYPES, QUANTIZATIONS
+from furiosa_llm.config import (
+    DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    DTYPES,
+    GPU_QUANTIZATIONS,
+    QUANTIZATIONS,
+)
 from furiosa_llm.config_checks import require_positive
 from furiosa_llm.device_mesh import build_mesh
 from furiosa_llm.devices import Device, parse_devices
@@ -157,8 +162,14 @@ class BuildOptions:
         self.runtime_config()  # raises what is wrong before anything is read
 
     def _check_mesh(self) -> None:
-        """Refuses sizes that the devices cannot hold. How many GPUs there are shows at start."""
+        """Refuses what the devices cannot hold or compute; how many GPUs there are shows later."""
         devices = parse_devices(self.devices) if self.devices is not None else ()
+        kinds = {device.kind for device in devices}
+        if self.quantization in GPU_QUANTIZATIONS and kinds and kinds != {"cuda"}:
+            raise ConfigError(
+                f"quantization {self.quantization} is for GPUs, and devices is {self.devices}; "
+                "give int8, or other devices"
+            )
         if devices and devices != (Device(kind="cuda"),):
             build_mesh(
                 devices,

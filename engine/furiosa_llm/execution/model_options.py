@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 
 from furiosa_llm.artifact.reading import is_artifact, read_artifact
-from furiosa_llm.config import EngineArgs
+from furiosa_llm.config import GPU_QUANTIZATIONS, EngineArgs
 from furiosa_llm.errors import ConfigError
 from furiosa_llm.modeling.loader import LoadedModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_ON_GPUS_ALONE = ("fp8", "int4")
 
 
 def refuse_unserved_options(args: EngineArgs, device: torch.device, *, is_split: bool) -> None:
@@ -31,15 +30,15 @@ def refuse_unserved_options(args: EngineArgs, device: torch.device, *, is_split:
             f"gpu_memory_utilization ({args.gpu_memory_utilization}) is for GPUs, and the model "
             "runs on a CPU; leave it out, and give --paged-attention-num-blocks to limit the cache"
         )
-    if device.type == "cpu" and args.quantization in _ON_GPUS_ALONE:
+    if device.type == "cpu" and args.quantization in GPU_QUANTIZATIONS:
         raise ConfigError(
             f"quantization {args.quantization} is for GPUs, and the model runs on a CPU; give "
-            "int8, or leave it out"
+            "int8 or none"
         )
     if device.type == "cpu" and args.quantization is not None and not _is_float32(args):
         raise ConfigError(
             f"dtype {args.dtype} does not go with quantization {args.quantization} on a CPU, where "
-            "all else is float32; leave one of them out"
+            "all else is float32; leave dtype out, or give quantization none"
         )
     if is_split and args.quantization is not None:
         raise ConfigError(

@@ -27,12 +27,14 @@ class ModelOutline:
     Attributes:
         architecture: Class of the model, as `LlamaForCausalLM`.
         max_model_len: Longest prompt plus answer, in tokens.
+        num_layers: That a pipeline's stages share; None where the configuration does not say.
         is_quantised: Whether its weights have a format of their own.
         uncast_names: Regular expressions of the weights that keep their type.
     """
 
     architecture: str
     max_model_len: int
+    num_layers: int | None
     is_quantised: bool
     uncast_names: tuple[str, ...]
 
@@ -55,6 +57,7 @@ def outline_model(path: str, *, dtype: str, trust_remote_code: bool = False) -> 
     return ModelOutline(
         architecture=(config.architectures or [config.model_type])[0],
         max_model_len=max_model_len_of(config),
+        num_layers=getattr(config, "num_hidden_layers", None),
         is_quantised=is_quantised,
         uncast_names=()
         if dtype == "auto" or is_quantised
