@@ -16,6 +16,7 @@ from furiosa_llm.param_checks import is_finite, require
 from furiosa_llm.prompt_intake import Prompt, PromptIntake
 from furiosa_llm.replicas.placement import Placement
 from furiosa_llm.sampling_params import SamplingParams
+from furiosa_llm.throughput_log import ThroughputLog
 from furiosa_llm.tokenization import Tokenizer
 
 _logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class LLMEngine:
         self._core = Backlog(core)
         self._intake = PromptIntake(tokenizer, core.limits)
         self._clock = clock
+        self._throughput_log = ThroughputLog(clock)
         self._ended: str | None = None  # why it takes no more requests
 
     @classmethod
@@ -187,10 +189,12 @@ class LLMEngine:
         if not self.has_unfinished_requests():
             return []
         try:
-            return self._core.step()
+            outputs = self._core.step()
         except BaseException as error:  # an interrupt leaves a step half booked, too
             self._end(f"the engine broke: {str(error) or type(error).__name__}")
             raise
+        self._throughput_log.note(self.last_steps, num_unfinished=self.num_unfinished_requests)
+        return outputs
 
     def shutdown(self) -> None:
         """Ends the engine's threads and processes. It may be called again."""

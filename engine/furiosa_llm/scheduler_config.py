@@ -18,7 +18,7 @@ _COUNTS = (
     "max_num_seqs",
     "max_num_batched_tokens",
 )
-_JSON_TYPES: dict[str, tuple[type, ...]] = {
+_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "int | None": (int, type(None)),
     "float": (int, float),
@@ -41,7 +41,7 @@ class SchedulerConfig:
         max_num_batched_tokens: Most tokens in one step.
 
     Raises:
-        ConfigError: A value is out of range.
+        ConfigError: A value is of another type or out of range.
     """
 
     npu_queue_limit: int = 2
@@ -53,6 +53,10 @@ class SchedulerConfig:
     max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, wanted = getattr(self, field.name), _TYPES[str(field.type)]
+            if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+                raise ConfigError(f"{field.name} must be {field.type}, got {value!r}")
         require_positive(self, _COUNTS)
         require_ratio(self.spare_blocks_ratio)
         require_room_for_each(self.max_num_batched_tokens, self.max_num_seqs)
@@ -63,7 +67,7 @@ class SchedulerConfig:
         is_offline = bool(args.is_offline)
         ratio = args.spare_blocks_ratio
         if ratio is None:
-            ratio = 0.0 if is_offline else 0.2
+            ratio = _spare_blocks_ratio(is_offline)
         return cls(
             npu_queue_limit=args.npu_queue_limit or max(2, args.pipeline_parallel_size or 1),
             max_processing_samples=args.max_processing_samples or 65536,
@@ -82,6 +86,8 @@ class SchedulerConfig:
     def load(cls, path: str | Path) -> SchedulerConfig:
         """Reads a configuration that `export` wrote; names that are left out have their defaults.
 
+        That of `spare_blocks_ratio` is the one of `EngineArgs`.
+
         Raises:
             ConfigError: The file is missing, is not JSON, or holds an unknown name or wrong value.
         """
@@ -91,16 +97,16 @@ class SchedulerConfig:
             raise ConfigError(f"{path}: cannot be read as JSON: {error}") from error
         if not isinstance(content, dict):
             raise ConfigError(f"{path}: must hold names and values, got {str(content)[:80]!r}")
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        for name, value in content.items():
+        known = sorted(field.name for field in dataclasses.fields(cls))
+        for name in content:
             if name not in known:
-                raise ConfigError(
-                    f"{path}: unknown name {name!r}; known are {', '.join(sorted(known))}"
-                )
-            wanted = _JSON_TYPES[str(known[name].type)]
-            if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-                raise ConfigError(f"{path}: {name} must be {known[name].type}, got {value!r}")
+                raise ConfigError(f"{path}: unknown name {name!r}; known are {', '.join(known)}")
+        content.setdefault("spare_blocks_ratio", _spare_blocks_ratio(content.get("is_offline")))
         try:
             return cls(**content)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
+
+
+def _spare_blocks_ratio(is_offline: object) -> float:
+    return 0.0 if is_offline else 0.2

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -54,9 +55,13 @@ def test_the_file_holds_every_name_as_json(tmp_path: Path) -> None:
 
 def test_names_that_are_left_out_have_their_defaults(tmp_path: Path) -> None:
     path = tmp_path / "scheduler.json"
-    path.write_text('{"spare_blocks_ratio": 0, "is_offline": true}')
+    path.write_text('{"is_offline": true}')
 
     assert SchedulerConfig.load(path) == SchedulerConfig(is_offline=True)
+
+    path.write_text("{}")
+
+    assert SchedulerConfig.load(path) == SchedulerConfig(spare_blocks_ratio=0.2)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,12 @@ def test_a_wrong_file_is_named_with_what_is_wrong(
 
     with pytest.raises(ConfigError, match=rf"scheduler\.json: {message}"):
         SchedulerConfig.load(path)
+
+
+@pytest.mark.parametrize("value", [1.5, True, "2"])
+def test_a_value_of_another_type_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigError, match="npu_queue_limit must be int, got"):
+        SchedulerConfig(npu_queue_limit=value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
