@@ -18,7 +18,7 @@ except ModuleNotFoundError:  # faster by far, but not on every machine that has 
     orjson = None  # type: ignore[assignment]
 
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
-_LONG_NUMBER = b"0" * 20
+_LONG_NUMBERS = (b"0" * 20, b"-" + b"0" * 19)  # the first that may need more than 64 bits
 
 
 def parse_json(data: bytes) -> object:
@@ -32,7 +32,8 @@ def parse_json(data: bytes) -> object:
     else:
         value = orjson.loads(data)
         # orjson makes floats of numbers that need more than 64 bits; ids must not change.
-        if _LONG_NUMBER in data.translate(_DIGITS_TO_ZERO):
+        digits = data.translate(_DIGITS_TO_ZERO)
+        if any(number in digits for number in _LONG_NUMBERS):
             value = _parse_exactly(data)
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep")

@@ -40,7 +40,7 @@ def test_a_value_survives_writing_and_reading(value: object) -> None:
     assert parse_json(to_json(value).encode()) == value
 
 
-@pytest.mark.parametrize("number", [2**64, 10**19, -(2**64), 10**20])
+@pytest.mark.parametrize("number", [2**64, 10**19, -(2**63) - 1, -(2**64), 10**20])
 def test_a_whole_number_stays_exact_however_long(number: int) -> None:
     parsed = parse_json(f'{{"id": {number}}}'.encode())
 
