@@ -68,7 +68,8 @@ Examples:
     "--overwrite",
     is_flag=True,
     section=INPUT_AND_OUTPUT,
-    help="Replace an output that exists already, and drop the rows of an unfinished run.",
+    help="Replace an output that exists already, and drop the rows of an unfinished run; with "
+    "--resume, only those of another job.",
 )
 @option(
     "--resume",

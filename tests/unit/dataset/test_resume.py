@@ -187,6 +187,20 @@ def test_a_complete_output_of_another_job_is_refused_or_overwritten(tmp_path: Pa
     assert finish(make_writer(output, manifest=other, overwrite=True)) == list(range(NUM_ROWS))
 
 
+def test_an_unfinished_run_of_another_job_is_begun_again_if_it_may_be_overwritten(
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "out.parquet"
+    stop_after(output, map(failure, range(4)))
+    other = dataclasses.replace(JOB, identity={**JOB.identity, "temperature": 1.0})
+
+    with make_writer(output, overwrite=True) as writer:
+        assert writer.num_saved == 4
+    with make_writer(output, manifest=other, overwrite=True) as writer:
+        assert writer.num_saved == 0
+        assert parts_of(output) == []
+
+
 def test_a_file_that_is_no_output_is_never_taken_for_one(tmp_path: Path) -> None:
     output = tmp_path / "out.parquet"
     output.write_text("precious")
