@@ -31,6 +31,7 @@ from furiosa_llm.dataset.manifest import installed_versions, utc_now
 from furiosa_llm.dataset.redaction import redacted_text
 from furiosa_llm.errors import ConfigError, DatasetError, ModelLoadError
 from furiosa_llm.modeling.model_outline import ModelOutline, outline_model
+from furiosa_llm.modeling.pipeline_split import check_num_stages
 from furiosa_llm.modeling.weight_files import INDEX_FILE
 from furiosa_llm.tokenization import Tokenizer
 
@@ -141,11 +142,8 @@ def _check_options(options: BuildOptions, outline: ModelOutline) -> None:
             f"dtype {options.target_dtype} is not possible: the checkpoint's weights are "
             "quantised, and casting them would spoil them; leave the dtype auto"
         )
-    num_stages, num_layers = options.pipeline_parallel_size or 1, outline.num_layers
-    if num_layers is not None and num_stages > num_layers:
-        raise ConfigError(
-            f"the pipeline-parallel size ({num_stages}) exceeds the model's {num_layers} layers"
-        )
+    if outline.num_layers is not None:
+        check_num_stages(outline.num_layers, options.pipeline_parallel_size or 1)
     limit, wanted = outline.max_model_len, options.max_seq_len_to_capture
     if wanted is None:
         options.runtime_config().require_buckets_within(limit, "the model's own limit")

@@ -158,10 +158,10 @@ class BuildOptions:
                 f"auto_bfloat16_cast and dtype {self.dtype} exclude each other; give one of them"
             )
         require_positive(self, PARALLEL_SIZES)
-        self._check_mesh()
+        self._check_devices()
         self.runtime_config()  # raises what is wrong before anything is read
 
-    def _check_mesh(self) -> None:
+    def _check_devices(self) -> None:
         """Refuses what the devices cannot hold or compute; how many GPUs there are shows later."""
         devices = parse_devices(self.devices) if self.devices is not None else ()
         kinds = {device.kind for device in devices}

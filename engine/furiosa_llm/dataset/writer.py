@@ -22,6 +22,7 @@ from furiosa_llm.dataset.run_start import Resume, RunStart, empty_folder, start_
 from furiosa_llm.dataset.saved_parts import SavedRows, has_parts
 from furiosa_llm.dataset.schema import output_names
 from furiosa_llm.dataset.target import OutputTarget, check_output, check_replaceable
+from furiosa_llm.device_mesh import counted
 from furiosa_llm.errors import DatasetError, TooManyErrorsError
 
 DEFAULT_ROWS_PER_PART = 8192
@@ -115,13 +116,13 @@ class AnswerWriter:
             if exc is None:
                 raise
             # What ended the run matters more than what it took along.
-            _logger.warning("%s lost: %s", _finished_rows(len(self._waiting)), error)
+            _logger.warning("%s lost: %s", _finished(len(self._waiting)), error)
         finally:
             self._leave_folder()
         if exc is not None and self.num_saved:
             _logger.warning(
                 "%s in %s; %s goes on",
-                _finished_rows(self.num_saved),
+                _finished(self.num_saved),
                 self._target.parts_folder,
                 "--resume with a higher --max-errors, or with --retry-failed,"
                 if isinstance(exc, TooManyErrorsError)
@@ -256,5 +257,5 @@ def _size(row: AnswerRow) -> int:
     return size
 
 
-def _finished_rows(number: int) -> str:
-    return "1 finished row is" if number == 1 else f"{number:,} finished rows are"
+def _finished(num_rows: int) -> str:
+    return counted(num_rows, "finished row is", "finished rows are")

@@ -28,7 +28,7 @@ def draw(
 
     Args:
         logits: [S, V] float32.
-        inputs: S of them.
+        inputs: S of them, at least one not greedy.
         largest: [S], the largest score of each row.
         chosen: [S] int64, the tokens of greedy rows.
 
@@ -36,8 +36,6 @@ def draw(
         [S], `chosen` with the drawn tokens; it may have been changed.
     """
     rows = [row for row, entry in enumerate(inputs) if not entry.params.is_greedy]
-    if not rows:
-        return chosen
     if logits.device.type == "cpu":
         return draw_with_kernel(logits, inputs, rows, largest, chosen)
     return draw_with_torch(logits, inputs, rows, chosen)

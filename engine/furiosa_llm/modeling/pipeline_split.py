@@ -71,8 +71,8 @@ class PipelineStage:
         return handles
 
 
-def layers_of_stage(num_layers: int, *, stage: int, num_stages: int) -> range:
-    """Returns a stage's layers. Stages differ by one layer at most, and the first ones have more.
+def check_num_stages(num_layers: int, num_stages: int) -> None:
+    """Refuses stages that no layer would be left for.
 
     Raises:
         ConfigError: There are fewer layers than stages.
@@ -81,6 +81,15 @@ def layers_of_stage(num_layers: int, *, stage: int, num_stages: int) -> range:
         raise ConfigError(
             f"the pipeline-parallel size ({num_stages}) exceeds the model's {num_layers} layers"
         )
+
+
+def layers_of_stage(num_layers: int, *, stage: int, num_stages: int) -> range:
+    """Returns a stage's layers. Stages differ by one layer at most, and the first ones have more.
+
+    Raises:
+        ConfigError: There are fewer layers than stages.
+    """
+    check_num_stages(num_layers, num_stages)
     size, num_larger = divmod(num_layers, num_stages)
     start = stage * size + min(stage, num_larger)
     return range(start, start + size + (stage < num_larger))

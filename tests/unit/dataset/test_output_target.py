@@ -8,12 +8,6 @@ from furiosa_llm.dataset.target import OutputTarget, check_output
 from furiosa_llm.errors import ConfigError, DatasetError
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_a_new_file_in_a_folder_is_allowed(folder: Path) -> None:
     (folder / "in.jsonl").touch()
 

@@ -13,12 +13,6 @@ from furiosa_llm.dataset.target import check_output
 from furiosa_llm.errors import ConfigError, DatasetError
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("path", "overwrite", "error", "message"),
     [

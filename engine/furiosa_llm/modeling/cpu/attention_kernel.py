@@ -32,6 +32,7 @@ from furiosa_llm.modeling.cpu.matmul_tile import (
 )
 from furiosa_llm.modeling.cpu.simd import (
     LANES,
+    LOG2_E,
     Floats,
     add,
     exceeds,
@@ -52,7 +53,6 @@ Ints = npt.NDArray[np.int32]
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _LOWEST = np.float32(-1e30)
-_LOG2_E = 1.4426950408889634
 # Tiles of so few rows, but twice as wide, fit into the registers. Where these are many, that serves
 # any number of rows best: sums are short here, and each weight that is read goes into six of them.
 _WIDE_ROWS = 6 if HAS_32_WIDE_REGISTERS else 3
@@ -160,7 +160,7 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
     acc = np.empty(max_rows * padded_size, np.float32)
     units_per_task = num_kv_heads // heads_per_unit
     # Powers are taken of two, as a processor does it.
-    scale = np.float32(scaling if softcap > 0 else scaling * _LOG2_E)
+    scale = np.float32(scaling if softcap > 0 else scaling * LOG2_E)
 
     num_units = tasks.shape[0] * units_per_task
     for unit in range(first_unit, num_units, unit_stride):
@@ -178,7 +178,7 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
             row_max[row] = _LOWEST
             store(row_sum, row * LANES, splat(_ZERO))
             if sinks.shape[0] > 0:
-                row_max[row] = sinks[head] * np.float32(_LOG2_E)
+                row_max[row] = sinks[head] * np.float32(LOG2_E)
                 row_sum[row * LANES] = _ONE
         put_inputs(queries, query_inputs, 0, num_rows * heads_per_unit * key_size)
         acc[: num_rows * heads_per_unit * padded_size] = _ZERO
@@ -320,7 +320,7 @@ def _place(matrix: tuple[Any, int, int], row: int, column: int) -> tuple[Any, in
 def _cap(scores: tuple[Floats, int, int], softcap: float) -> None:
     array, start, size = scores
     for s in range(start, start + size):
-        array[s] = softcap * _LOG2_E * math.tanh(array[s] / softcap)
+        array[s] = softcap * LOG2_E * math.tanh(array[s] / softcap)
 
 
 @numba.njit(nogil=True, inline="always")

@@ -8,12 +8,15 @@ same are treated the same.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from furiosa_llm.modeling.cpu.simd import (
     LANES,
+    LOG2_E,
     Floats,
     exponential2,
     load,
@@ -29,7 +32,6 @@ Doubles = npt.NDArray[np.float64]
 _Bits = npt.NDArray[np.uint32]
 
 _ZERO = np.float32(0.0)
-_LOG2_E = 1.4426950408889634
 _NO_WEIGHT = np.float32(2.0**-125)  # what a weight is no larger than where there is none
 _CHUNK = 512  # tokens whose weights are added up at once
 _SHIFTS = (21, 10, 0)  # of the bits of a float32 that are looked at together: 11, 11 and 10
@@ -87,17 +89,21 @@ KERNELS = (draw_tokens,)
 @numba.njit(nogil=True)
 def _weigh(scores: Floats, largest: np.float32, temperature: np.float32, weights: Floats) -> None:
     """Writes exp((score - largest) / temperature), and 0 where that is next to nothing."""
-    size, factor = scores.shape[0], np.float32(_LOG2_E / temperature)
+    size, factor = scores.shape[0], np.float32(LOG2_E / temperature)
     whole = size - size % LANES
     for i in range(0, whole, LANES):
-        power = exponential2(mul(sub(load(scores, i), splat(largest)), splat(factor)))
-        store(weights, i, maximum(sub(power, splat(_NO_WEIGHT)), splat(_ZERO)))
+        store(weights, i, _weights_of(load(scores, i), largest, factor))
     if whole < size:
         rest = np.full(LANES, -np.inf, np.float32)
         for i in range(whole, size):
             rest[i - whole] = scores[i]
-        power = exponential2(mul(sub(load(rest, 0), splat(largest)), splat(factor)))
-        store(weights, whole, maximum(sub(power, splat(_NO_WEIGHT)), splat(_ZERO)))
+        store(weights, whole, _weights_of(load(rest, 0), largest, factor))
+
+
+@numba.njit(nogil=True, inline="always")
+def _weights_of(scores: Any, largest: np.float32, factor: np.float32) -> Any:
+    power = exponential2(mul(sub(scores, splat(largest)), splat(factor)))
+    return maximum(sub(power, splat(_NO_WEIGHT)), splat(_ZERO))
 
 
 @numba.njit(nogil=True)

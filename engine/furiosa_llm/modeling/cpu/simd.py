@@ -18,11 +18,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
+LOG2_E = 1.4426950408889634
 
 Floats = npt.NDArray[np.float32]
 
 _ONE = np.float32(1.0)
-_LOG2_E = np.float32(1.4426950408889634)
 # 2**f = 1 + f * (P1 + f * (P2 + ...)) on [-0.5, 0.5], with a relative error of 1e-7.
 _P1 = np.float32(0.6931471824645996)
 _P2 = np.float32(0.24022650718688965)
@@ -235,7 +235,7 @@ def max_of(typing: Any, a: Any) -> Any:
 @numba.njit(nogil=True, inline="always")
 def exponential(x: Any) -> Any:
     """Returns e**x, kept between 2**-126 and 2**126."""
-    return exponential2(minimum(mul(x, splat(_LOG2_E)), splat(_HIGHEST_EXPONENT)))
+    return exponential2(minimum(mul(x, splat(np.float32(LOG2_E))), splat(_HIGHEST_EXPONENT)))
 
 
 @numba.njit(nogil=True, inline="always")
