@@ -7,7 +7,6 @@ FlashAttention, Dao 2022). The result of a row does not depend on the rows besid
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numba
@@ -30,29 +29,14 @@ from furiosa_llm.modeling.cpu.matmul_tile import (
     PANEL_WIDTH,
     READS_AHEAD,
 )
-from furiosa_llm.modeling.cpu.simd import (
-    LANES,
-    LOG2_E,
-    Floats,
-    add,
-    exceeds,
-    exponential2,
-    load,
-    max_of,
-    maximum,
-    mul,
-    splat,
-    store,
-    sub,
-    sum_of,
-)
+from furiosa_llm.modeling.cpu.online_softmax import LOWEST, take_scores
+from furiosa_llm.modeling.cpu.simd import LANES, LOG2_E, Floats, load, splat, store, sum_of
 from furiosa_llm.modeling.step_layout import QUERY_TILE
 
 Ints = npt.NDArray[np.int32]
 
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
-_LOWEST = np.float32(-1e30)
 # Tiles of so few rows, but twice as wide, fit into the registers. Where these are many, that serves
 # any number of rows best: sums are short here, and each weight that is read goes into six of them.
 _WIDE_ROWS = 6 if HAS_32_WIDE_REGISTERS else 3
@@ -98,7 +82,7 @@ def store_tokens(
 
 
 @numba.njit(nogil=True, fastmath=True, error_model="numpy")
-def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
+def attend(  # noqa: PLR0913 - a kernel: arrays come one by one
     query: Floats,
     query_stride: int,
     blocks: Cells,
@@ -141,23 +125,59 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
         first_unit: The first unit to compute.
         unit_stride: Distance to the next one.
     """
-    num_kv_heads, head_span = blocks.shape[1], blocks.shape[2]
-    num_numbers = numbers_per_cell(blocks)
-    key_lines = key_size // num_numbers
-    num_heads, value_size = output.shape[1], output.shape[2]
-    group_size = num_heads // num_kv_heads
-    padded_size = (head_span - key_lines * block_size) * num_numbers // block_size
-    cache = blocks.reshape(-1)
+    group_size = output.shape[1] // blocks.shape[1]
+    padded_size = _padded_value_size(blocks, key_size, block_size)
     max_head_rows = QUERY_TILE * group_size
     max_rows = max_head_rows * heads_per_unit
     queries = np.empty(max_rows * key_size + PAIR_ROOM, np.float32)
     weights = np.empty(max_head_rows * block_size + PAIR_ROOM, np.float32)
     query_inputs, weight_inputs = inputs_for(blocks, queries), inputs_for(blocks, weights)
-    num_inputs = numbers_per_cell(query_inputs)
     zeros = np.zeros(block_size, np.float32)
-    row_max = np.empty(max_rows, np.float32)
-    row_sum = np.empty(max_rows * LANES, np.float32)  # of each lane of a vector
-    acc = np.empty(max_rows * padded_size, np.float32)
+    largest = np.empty(max_rows, np.float32)
+    totals = np.empty(max_rows * LANES, np.float32)
+    sums = np.empty(max_rows * padded_size, np.float32)
+    _attend(
+        *(query, query_stride, blocks, output, key_size, block_size),
+        (tasks, query_start_loc, seq_lens, block_tables),
+        (scaling, sliding_window, softcap, sinks),
+        (heads_per_unit, first_unit, unit_stride),
+        (queries, query_inputs, weights, weight_inputs, zeros, largest, totals, sums),
+    )
+
+
+KERNELS = (store_tokens, attend)
+
+
+# numba counts the references to an array with atomic operations, which would take longer than the
+# arithmetic of a row's softmax. So no references are counted from here on.
+
+
+@numba.njit(nogil=True, fastmath=True, error_model="numpy", _nrt=False)
+def _attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
+    query: Floats,
+    query_stride: int,
+    blocks: Cells,
+    output: Floats,
+    key_size: int,
+    block_size: int,
+    step: tuple[Ints, Ints, Ints, Ints],
+    rules: tuple[float, int, float, Floats],
+    units: tuple[int, int, int],
+    memory: tuple[Floats, Cells, Floats, Cells, Floats, Floats, Floats, Floats],
+) -> None:
+    """Does what `attend` is asked for, with memory for what one unit needs."""
+    tasks, query_start_loc, seq_lens, block_tables = step
+    scaling, sliding_window, softcap, sinks = rules
+    heads_per_unit, first_unit, unit_stride = units
+    queries, query_inputs, weights, weight_inputs, zeros, largest, totals, sums = memory
+    num_kv_heads, head_span = blocks.shape[1], blocks.shape[2]
+    num_numbers = numbers_per_cell(blocks)
+    key_lines = key_size // num_numbers
+    num_heads, value_size = output.shape[1], output.shape[2]
+    group_size = num_heads // num_kv_heads
+    padded_size = _padded_value_size(blocks, key_size, block_size)
+    num_inputs = numbers_per_cell(query_inputs)
+    cache = blocks.reshape(-1)
     units_per_task = num_kv_heads // heads_per_unit
     # Powers are taken of two, as a processor does it.
     scale = np.float32(scaling if softcap > 0 else scaling * LOG2_E)
@@ -175,13 +195,13 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
             q = token * query_stride + head * key_size
             for d in range(key_size):
                 queries[row * key_size + d] = query[q + d] * scale
-            row_max[row] = _LOWEST
-            store(row_sum, row * LANES, splat(_ZERO))
+            largest[row] = LOWEST
+            store(totals, row * LANES, splat(_ZERO))
             if sinks.shape[0] > 0:
-                row_max[row] = sinks[head] * np.float32(LOG2_E)
-                row_sum[row * LANES] = _ONE
+                largest[row] = sinks[head] * np.float32(LOG2_E)
+                totals[row * LANES] = _ONE
         put_inputs(queries, query_inputs, 0, num_rows * heads_per_unit * key_size)
-        acc[: num_rows * heads_per_unit * padded_size] = _ZERO
+        sums[: num_rows * heads_per_unit * padded_size] = _ZERO
 
         first_block = _first_block(start + shift, sliding_window, block_size)
         stop_block = (stop - 1 + shift) // block_size + 1
@@ -216,46 +236,34 @@ def attend(  # noqa: C901, PLR0912, PLR0913, PLR0915 - a kernel
                     (zeros, _NULL, _NULL),
                     (weights, _NULL, block_size),
                 )
-                row = 0
-                for token in range(start, stop):
-                    # Of the last one that its queries see, within the block.
-                    position = token + shift - index * block_size
-                    visible = (max(position - sliding_window + 1, 0), min(position + 1, width))
-                    for _ in range(group_size):
-                        scores = (weights, row * block_size, width)
-                        if softcap > 0:
-                            _cap(scores, softcap)
-                        _hide(scores, visible, _LOWEST)
-                        old = row_max[first + row]
-                        peaks = _peaks(scores, old)
-                        if exceeds(peaks, old):
-                            row_max[first + row] = max_of(peaks)
-                            shrink = exponential2(splat(old - row_max[first + row]))
-                            _scale(row_sum, (first + row) * LANES, LANES, shrink)
-                            _scale(acc, (first + row) * padded_size, padded_size, shrink)
-                        total = _exponentiate(scores, row_max[first + row])
-                        total = add(total, load(row_sum, (first + row) * LANES))
-                        store(row_sum, (first + row) * LANES, total)
-                        _hide(scores, visible, _ZERO)
-                        put_inputs(weights, weight_inputs, row * block_size, width)
-                        row += 1
+                for row in range(num_rows):
+                    # Of the last token that the query sees, within the block.
+                    position = start + row // group_size + shift - index * block_size
+                    take_scores(
+                        (weights, row * block_size, width),
+                        (max(position - sliding_window + 1, 0), min(position + 1, width)),
+                        softcap,
+                        first + row,
+                        largest,
+                        totals,
+                        sums,
+                        padded_size,
+                    )
+                put_inputs(weights, weight_inputs, 0, num_rows * block_size)
                 _multiply(
                     num_rows,
                     (weight_inputs, _NULL, block_size // num_inputs),
                     (cache, values, padded_size, value_lines, padded_size, following),
-                    (acc, first * padded_size, padded_size),
-                    (acc, first * padded_size, padded_size),
+                    (sums, first * padded_size, padded_size),
+                    (sums, first * padded_size, padded_size),
                 )
 
         for row in range(num_rows * heads_per_unit):
             token = start + row % num_rows // group_size
             head = (first_head + row // num_rows) * group_size + row % group_size
-            factor = _ONE / sum_of(load(row_sum, row * LANES))
+            factor = _ONE / sum_of(load(totals, row * LANES))
             for e in range(value_size):
-                output[token, head, e] = acc[row * padded_size + e] * factor
-
-
-KERNELS = (store_tokens, attend)
+                output[token, head, e] = sums[row * padded_size + e] * factor
 
 
 @numba.njit(nogil=True, inline="always")
@@ -264,7 +272,14 @@ def _first_block(position: int, sliding_window: int, block_size: int) -> int:
     return max(position - sliding_window + 1, 0) // block_size
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, inline="always")
+def _padded_value_size(blocks: Cells, key_size: int, block_size: int) -> int:
+    """Returns E with the padding of `blocks`."""
+    num_numbers = numbers_per_cell(blocks)
+    return int(blocks.shape[2] * num_numbers // block_size - key_size)
+
+
+@numba.njit(nogil=True, _nrt=False)
 def _multiply(
     num_rows: int,
     inputs: tuple[Cells, int, int],
@@ -311,51 +326,3 @@ def _place(matrix: tuple[Any, int, int], row: int, column: int) -> tuple[Any, in
     """Returns the part of a matrix that begins at a row and a column."""
     array, start, stride = matrix
     return array, start + row * stride + column, stride
-
-
-# What follows takes one query's scores: a flat array, where they begin, and how many there are.
-
-
-@numba.njit(nogil=True, inline="always")
-def _cap(scores: tuple[Floats, int, int], softcap: float) -> None:
-    array, start, size = scores
-    for s in range(start, start + size):
-        array[s] = softcap * LOG2_E * math.tanh(array[s] / softcap)
-
-
-@numba.njit(nogil=True, inline="always")
-def _hide(scores: tuple[Floats, int, int], visible: tuple[int, int], number: np.float32) -> None:
-    """Writes a number over the tokens of a block that are not in [start, stop)."""
-    array, start, size = scores
-    for s in range(start, start + min(visible[0], size)):
-        array[s] = number
-    for s in range(start + max(visible[1], 0), start + size):
-        array[s] = number
-
-
-@numba.njit(nogil=True, inline="always")
-def _peaks(scores: tuple[Floats, int, int], at_least: np.float32) -> Any:
-    """Returns the largest scores of each lane."""
-    array, start, size = scores
-    peaks = splat(at_least)
-    for s in range(start, start + size, LANES):
-        peaks = maximum(peaks, load(array, s))
-    return peaks
-
-
-@numba.njit(nogil=True, inline="always")
-def _exponentiate(scores: tuple[Floats, int, int], largest: np.float32) -> Any:
-    """Replaces each score s by 2**(s - largest), and returns their sums lane by lane."""
-    array, start, size = scores
-    total = splat(_ZERO)
-    for s in range(start, start + size, LANES):
-        power = exponential2(sub(load(array, s), splat(largest)))
-        store(array, s, power)
-        total = add(total, power)
-    return total
-
-
-@numba.njit(nogil=True, inline="always")
-def _scale(acc: Floats, start: int, size: int, factor: Any) -> None:
-    for e in range(start, start + size, LANES):
-        store(acc, e, mul(load(acc, e), factor))

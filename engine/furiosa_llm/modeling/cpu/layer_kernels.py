@@ -33,7 +33,7 @@ _ONE = np.float32(1.0)
 _TILE = 16  # tokens whose keys are turned into columns at once
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+@numba.njit(nogil=True, fastmath=True, error_model="numpy", _nrt=False)
 def normalize(inputs: Floats, weight: Floats, epsilon: float, output: Floats) -> None:
     """Writes x * weight / sqrt(mean(x**2) + epsilon) for each row x of [T, I] (RMSNorm)."""
     for row in range(inputs.shape[0]):
@@ -45,7 +45,7 @@ def normalize(inputs: Floats, weight: Floats, epsilon: float, output: Floats) ->
             output[row, i] = inputs[row, i] * factor * weight[i]
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+@numba.njit(nogil=True, fastmath=True, error_model="numpy", _nrt=False)
 def gate(gates: Floats, ups: Floats, output: Floats) -> None:
     """Writes silu(gate) * up for each element of [T, I]; rows may lie any distance apart."""
     size = gates.shape[1]
@@ -60,7 +60,7 @@ def gate(gates: Floats, ups: Floats, output: Floats) -> None:
             output[row, i] = x * ups[row, i] / (_ONE + np.float32(math.exp(-x)))
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+@numba.njit(nogil=True, fastmath=True, error_model="numpy", _nrt=False)
 def rotate_and_store(  # noqa: PLR0913 - a kernel: arrays come one by one
     projected: Floats,
     num_heads: int,

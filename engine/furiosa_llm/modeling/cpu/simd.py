@@ -169,6 +169,24 @@ def minimum(typing: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def between(typing: Any, a: Any, start: Any, stop: Any, other: Any) -> Any:
+    """Returns the elements at [start, stop), and another number in place of the rest."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector, start, stop, other = arguments
+        lanes = ir.Constant(_INTS, [*range(LANES)])
+        first, last = (
+            _splat(builder, builder.trunc(bound, _INT), _INTS) for bound in (start, stop)
+        )
+        is_inside = builder.and_(
+            builder.icmp_signed(">=", lanes, first), builder.icmp_signed("<", lanes, last)
+        )
+        return builder.select(is_inside, vector, _splat(builder, other))
+
+    return float32x16(float32x16, types.intp, types.intp, types.float32), emit
+
+
+@intrinsic
 def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """Returns a * b + c, rounded once."""
 
@@ -273,8 +291,8 @@ def _call(builder: Any, name: str, arguments: Any) -> Any:
     )
 
 
-def _splat(builder: Any, number: Any) -> Any:
-    undefined = ir.Constant(_FLOATS, ir.Undefined)
+def _splat(builder: Any, number: Any, kind: Any = _FLOATS) -> Any:
+    undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, number, _INT(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(_INTS, [_INT(0)] * LANES))
 
