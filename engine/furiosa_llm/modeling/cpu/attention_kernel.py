@@ -130,8 +130,8 @@ def attend(  # noqa: PLR0913 - a kernel: arrays come one by one
     max_head_rows = QUERY_TILE * group_size
     max_rows = max_head_rows * heads_per_unit
     queries = np.empty(max_rows * key_size + PAIR_ROOM, np.float32)
-    weights = np.empty(max_head_rows * block_size + PAIR_ROOM, np.float32)
-    query_inputs, weight_inputs = inputs_for(blocks, queries), inputs_for(blocks, weights)
+    scores = np.empty(max_head_rows * block_size + PAIR_ROOM, np.float32)
+    query_inputs, weights = inputs_for(blocks, queries), inputs_for(blocks, scores)
     zeros = np.zeros(block_size, np.float32)
     largest = np.empty(max_rows, np.float32)
     totals = np.empty(max_rows * LANES, np.float32)
@@ -141,7 +141,7 @@ def attend(  # noqa: PLR0913 - a kernel: arrays come one by one
         (tasks, query_start_loc, seq_lens, block_tables),
         (scaling, sliding_window, softcap, sinks),
         (heads_per_unit, first_unit, unit_stride),
-        (queries, query_inputs, weights, weight_inputs, zeros, largest, totals, sums),
+        (queries, query_inputs, scores, weights, zeros, largest, totals, sums),
     )
 
 
@@ -169,7 +169,7 @@ def _attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
     tasks, query_start_loc, seq_lens, block_tables = step
     scaling, sliding_window, softcap, sinks = rules
     heads_per_unit, first_unit, unit_stride = units
-    queries, query_inputs, weights, weight_inputs, zeros, largest, totals, sums = memory
+    queries, query_inputs, scores, weights, zeros, largest, totals, sums = memory
     num_kv_heads, head_span = blocks.shape[1], blocks.shape[2]
     num_numbers = numbers_per_cell(blocks)
     key_lines = key_size // num_numbers
@@ -234,25 +234,25 @@ def _attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
                     (query_inputs, first * key_size // num_inputs, key_size // num_inputs),
                     (cache, keys, block_size, key_lines, width, values),
                     (zeros, _NULL, _NULL),
-                    (weights, _NULL, block_size),
+                    (scores, _NULL, block_size),
                 )
                 for row in range(num_rows):
                     # Of the last token that the query sees, within the block.
                     position = start + row // group_size + shift - index * block_size
                     take_scores(
-                        (weights, row * block_size, width),
+                        (scores, row * block_size, width),
                         (max(position - sliding_window + 1, 0), min(position + 1, width)),
                         softcap,
+                        weights,
                         first + row,
                         largest,
                         totals,
                         sums,
                         padded_size,
                     )
-                put_inputs(weights, weight_inputs, 0, num_rows * block_size)
                 _multiply(
                     num_rows,
-                    (weight_inputs, _NULL, block_size // num_inputs),
+                    (weights, _NULL, block_size // num_inputs),
                     (cache, values, padded_size, value_lines, padded_size, following),
                     (sums, first * padded_size, padded_size),
                     (sums, first * padded_size, padded_size),

@@ -142,7 +142,7 @@ def _put_inputs(floats: Any, inputs: Any, start: Any, size: Any) -> Any:
 
     def put(floats: Floats, inputs: Pairs, start: int, size: int) -> None:
         for i in range(start, start + size, PAIR_ROOM):
-            _store_pairs(load(floats, i), load(floats, i + LANES), inputs, i // 2)
+            store_pairs(load(floats, i), load(floats, i + LANES), inputs, i // 2)
 
     return put
 
@@ -186,7 +186,7 @@ def _pair(typing: Any, first: Any, second: Any) -> Any:
 
 
 @intrinsic
-def _store_pairs(typing: Any, first: Any, second: Any, target: Any, index: Any) -> Any:
+def store_pairs(typing: Any, first: Any, second: Any, target: Any, index: Any) -> Any:
     """Writes twice LANES floats, rounded, as LANES pairs of neighbours (AVX512_BF16)."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
