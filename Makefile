@@ -9,6 +9,8 @@ BENCH_READY := $(VENV)/.bench-ready
 BENCH_MODELS ?= .bench/models
 BENCH_ENVIRONMENTS ?= .bench/environments
 BENCH_ARGS ?=
+# A process for each core, but no more than the memory of a large machine is enough for.
+PYTEST_PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-all test-gpu check format lint type arch cov build clean
@@ -29,10 +31,10 @@ run: $(READY)  ## Answer samples/prompts.jsonl with the embedded model
 	  --output out.parquet --overwrite --expected-column expected --preview 10
 
 test: $(READY)  ## Run the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_PARALLEL)
 
 test-all: $(READY)  ## Run the slow tests too
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest $(PYTEST_PARALLEL) -m "not gpu"
 
 test-gpu: $(READY)  ## Run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
@@ -54,7 +56,7 @@ arch: $(READY)  ## Check that imports respect the layers
 	$(BIN)/lint-imports
 
 cov: $(READY)  ## Run the tests with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest $(PYTEST_PARALLEL) --cov --cov-report=term-missing:skip-covered
 
 bench-cpu: $(BENCH_READY)  ## Measure this engine alone (BENCH_ARGS="--workloads mixed")
 	$(BIN)/python -m benchmarks.measure_engine --models $(BENCH_MODELS) $(BENCH_ARGS)
