@@ -20,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
-from furiosa_llm.modeling.cpu import processor
+from furiosa_llm.modeling.cpu import aligned, processor
 
 TILE_ROWS = 16
 TILE_BYTES = 64  # of a row
@@ -70,12 +70,8 @@ def empty_rows_of(row_size: int, num_tokens: int, dtype: npt.DTypeLike) -> npt.N
     The first one begins a line of a cache: a tile whose rows lie across lines is read four times as
     slowly. There is memory behind them for a multiple of `MAX_ROWS` rows, as tiles are read whole.
     """
-    kind = np.dtype(dtype)
     num_rows = -(-num_tokens // MAX_ROWS) * MAX_ROWS
-    num_bytes = num_rows * row_size * kind.itemsize
-    memory = np.empty(num_bytes + TILE_BYTES, np.uint8)
-    start = -memory.ctypes.data % TILE_BYTES
-    return memory[start : start + num_bytes].view(kind).reshape(num_rows, row_size)[:num_tokens]
+    return aligned.empty((num_rows, row_size), dtype)[:num_tokens]
 
 
 @register_jitable

@@ -7,6 +7,7 @@ import torch
 
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.cpu import attention_kernel
+from furiosa_llm.modeling.cpu.attention_memory import attention_memory
 from furiosa_llm.modeling.cpu.core_threads import CoreThreads
 from furiosa_llm.modeling.cpu.layer_cache import LayerCache
 from furiosa_llm.modeling.cpu.simd import Floats
@@ -69,6 +70,7 @@ class CpuAttention:
         num_tokens, num_tasks = layout.slot_mapping.shape[0], layout.tasks.shape[0]
         output = torch.empty(num_tokens, num_heads, cache.shape.value_size)
         heads_per_unit = self.heads_per_unit(num_tasks, num_kv_heads)
+        memory = attention_memory(cache, num_heads, self._threads.num_threads)
         arguments = (
             query,
             query_stride,
@@ -82,6 +84,7 @@ class CpuAttention:
             layout.block_tables.numpy(),
             *attention_settings(params),
             heads_per_unit,
+            memory,
         )
         self._threads.share(
             lambda share, num_shares: attention_kernel.attend(*arguments, share, num_shares),

@@ -13,10 +13,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from furiosa_llm.modeling.cpu.attention_memory import AttentionMemory
 from furiosa_llm.modeling.cpu.cache_cells import (
-    PAIR_ROOM,
     Cells,
-    inputs_for,
     numbers_per_cell,
     put_inputs,
 )
@@ -31,7 +30,6 @@ from furiosa_llm.modeling.cpu.matmul_tile import (
 )
 from furiosa_llm.modeling.cpu.online_softmax import LOWEST, take_scores
 from furiosa_llm.modeling.cpu.simd import LANES, LOG2_E, Floats, load, splat, store, sum_of
-from furiosa_llm.modeling.step_layout import QUERY_TILE
 
 Ints = npt.NDArray[np.int32]
 
@@ -81,8 +79,12 @@ def store_tokens(
             )
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy")
-def attend(  # noqa: PLR0913 - a kernel: arrays come one by one
+# numba counts the references to an array with atomic operations, which would take longer than the
+# arithmetic of a row's softmax. So no references are counted here.
+
+
+@numba.njit(nogil=True, fastmath=True, error_model="numpy", _nrt=False)
+def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel: arrays come one by one
     query: Floats,
     query_stride: int,
     blocks: Cells,
@@ -98,6 +100,7 @@ def attend(  # noqa: PLR0913 - a kernel: arrays come one by one
     softcap: float,
     sinks: Floats,
     heads_per_unit: int,
+    memory: AttentionMemory,
     first_unit: int,
     unit_stride: int,
 ) -> None:
@@ -122,54 +125,14 @@ def attend(  # noqa: PLR0913 - a kernel: arrays come one by one
         softcap: Bound on the scores; 0 for none.
         sinks: [H], or [0] where the layer has none.
         heads_per_unit: Key heads of a unit; a divisor of K.
-        first_unit: The first unit to compute.
+        memory: For `unit_stride` threads.
+        first_unit: The first unit to compute, which is the place of the thread among them.
         unit_stride: Distance to the next one.
     """
-    group_size = output.shape[1] // blocks.shape[1]
-    padded_size = _padded_value_size(blocks, key_size, block_size)
-    max_head_rows = QUERY_TILE * group_size
-    max_rows = max_head_rows * heads_per_unit
-    queries = np.empty(max_rows * key_size + PAIR_ROOM, np.float32)
-    scores = np.empty(max_head_rows * block_size + PAIR_ROOM, np.float32)
-    query_inputs, weights = inputs_for(blocks, queries), inputs_for(blocks, scores)
-    zeros = np.zeros(block_size, np.float32)
-    largest = np.empty(max_rows, np.float32)
-    totals = np.empty(max_rows * LANES, np.float32)
-    sums = np.empty(max_rows * padded_size, np.float32)
-    _attend(
-        *(query, query_stride, blocks, output, key_size, block_size),
-        (tasks, query_start_loc, seq_lens, block_tables),
-        (scaling, sliding_window, softcap, sinks),
-        (heads_per_unit, first_unit, unit_stride),
-        (queries, query_inputs, scores, weights, zeros, largest, totals, sums),
-    )
-
-
-KERNELS = (store_tokens, attend)
-
-
-# numba counts the references to an array with atomic operations, which would take longer than the
-# arithmetic of a row's softmax. So no references are counted from here on.
-
-
-@numba.njit(nogil=True, fastmath=True, error_model="numpy", _nrt=False)
-def _attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
-    query: Floats,
-    query_stride: int,
-    blocks: Cells,
-    output: Floats,
-    key_size: int,
-    block_size: int,
-    step: tuple[Ints, Ints, Ints, Ints],
-    rules: tuple[float, int, float, Floats],
-    units: tuple[int, int, int],
-    memory: tuple[Floats, Cells, Floats, Cells, Floats, Floats, Floats, Floats],
-) -> None:
-    """Does what `attend` is asked for, with memory for what one unit needs."""
-    tasks, query_start_loc, seq_lens, block_tables = step
-    scaling, sliding_window, softcap, sinks = rules
-    heads_per_unit, first_unit, unit_stride = units
-    queries, query_inputs, scores, weights, zeros, largest, totals, sums = memory
+    queries, query_inputs = memory.queries[first_unit], memory.query_inputs[first_unit]
+    scores, weights = memory.scores[first_unit], memory.weights[first_unit]
+    largest, totals = memory.largest[first_unit], memory.totals[first_unit]
+    sums, zeros = memory.sums[first_unit], memory.zeros
     num_kv_heads, head_span = blocks.shape[1], blocks.shape[2]
     num_numbers = numbers_per_cell(blocks)
     key_lines = key_size // num_numbers
@@ -236,20 +199,24 @@ def _attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
                     (zeros, _NULL, _NULL),
                     (scores, _NULL, block_size),
                 )
-                for row in range(num_rows):
-                    # Of the last token that the query sees, within the block.
-                    position = start + row // group_size + shift - index * block_size
-                    take_scores(
-                        (scores, row * block_size, width),
-                        (max(position - sliding_window + 1, 0), min(position + 1, width)),
-                        softcap,
-                        weights,
-                        first + row,
-                        largest,
-                        totals,
-                        sums,
-                        padded_size,
-                    )
+                row = 0
+                for token in range(start, stop):
+                    # Of the last token that its queries see, within the block.
+                    position = token + shift - index * block_size
+                    visible = (max(position - sliding_window + 1, 0), min(position + 1, width))
+                    for _ in range(group_size):
+                        take_scores(
+                            (scores, row * block_size, width),
+                            visible,
+                            softcap,
+                            weights,
+                            first + row,
+                            largest,
+                            totals,
+                            sums,
+                            padded_size,
+                        )
+                        row += 1
                 _multiply(
                     num_rows,
                     (weights, _NULL, block_size // num_inputs),
@@ -264,6 +231,9 @@ def _attend(  # noqa: C901, PLR0913, PLR0915 - a kernel
             factor = _ONE / sum_of(load(totals, row * LANES))
             for e in range(value_size):
                 output[token, head, e] = sums[row * padded_size + e] * factor
+
+
+KERNELS = (store_tokens, attend)
 
 
 @numba.njit(nogil=True, inline="always")

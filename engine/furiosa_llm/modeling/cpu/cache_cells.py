@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from furiosa_llm.modeling.cpu import processor
+from furiosa_llm.modeling.cpu import aligned, processor
 from furiosa_llm.modeling.cpu.bfloat16 import BFLOAT16_BITS, BFloat16
 from furiosa_llm.modeling.cpu.simd import LANES, Floats, load
 
@@ -63,8 +63,13 @@ def put_value(
 
 
 def inputs_for(cells: Cells, floats: Floats) -> Cells:
-    """Returns memory for as many numbers as products with cells take them; perhaps the same."""
-    raise NotImplementedError  # outside of kernels
+    """Returns memory for as many numbers [N, *] as products with cells take them.
+
+    It is that of the floats themselves, or for pairs.
+    """
+    if numbers_per_cell(cells) == 1 or not HAS_PAIR_PRODUCTS:
+        return floats
+    return aligned.empty((floats.shape[0], floats.shape[1] // 2), np.int32)
 
 
 def put_inputs(floats: Floats, inputs: Cells, start: int, size: int) -> None:
@@ -126,13 +131,6 @@ def _put_value(lines: Any, start: Any, offset: Any, values: Any, token: Any, col
             lines[start + column - first] = values[token, column]
 
     return put
-
-
-@overload(inputs_for, strict=False)
-def _inputs_for(cells: Any, floats: Any) -> Any:
-    if cells.dtype == types.int32 and HAS_PAIR_PRODUCTS:
-        return lambda cells, floats: np.empty(floats.shape[0] // 2, np.int32)
-    return lambda cells, floats: floats
 
 
 @overload(put_inputs, strict=False)

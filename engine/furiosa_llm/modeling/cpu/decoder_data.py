@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from furiosa_llm.modeling.cpu.attention_kernel import Ints
+from furiosa_llm.modeling.cpu.attention_memory import AttentionMemory
 from furiosa_llm.modeling.cpu.barrier import Counter
 from furiosa_llm.modeling.cpu.products import Rows, Weights
 from furiosa_llm.modeling.cpu.simd import Floats
@@ -71,3 +72,4 @@ class DecoderMemory(NamedTuple):
     gates: Floats
     changes: Floats
     counter: Counter
+    attention: AttentionMemory

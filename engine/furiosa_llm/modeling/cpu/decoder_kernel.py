@@ -98,6 +98,7 @@ def run_layer(
         attention.softcap,
         attention.sinks,
         step.heads_per_unit,
+        memory.attention,
         share,
         num_shares,
     )

@@ -84,6 +84,7 @@ class FusedDecoderLayer(nn.Module):
             attended=attention.o_proj.in_features,
             projected=attention.qkv_proj.out_features,
             gated=mlp.down_proj.in_features,
+            num_heads=attention.num_heads,
         )
 
     @property
@@ -170,7 +171,11 @@ class FusedDecoder(nn.Module):
                     steps[key],
                     paged.cache.blocks.numpy(),
                     self._memory.for_step(
-                        layer.weights, layer.sizes, num_tokens, self.threads.num_threads
+                        layer.weights,
+                        layer.sizes,
+                        paged.cache,
+                        num_tokens=num_tokens,
+                        num_threads=self.threads.num_threads,
                     ),
                 )
             )

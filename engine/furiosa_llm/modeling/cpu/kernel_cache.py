@@ -12,7 +12,6 @@ from typing import Protocol
 from numba import config as numba_config
 
 from furiosa_llm.modeling.cpu.amx import HAS_AMX
-from furiosa_llm.modeling.step_layout import QUERY_TILE
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def _hash_of_sources() -> str:
     numba compiles a kernel again when the file that defines it changes, but not when one does that
     it takes functions or numbers from.
     """
-    digest = hashlib.sha256(bytes([HAS_AMX, QUERY_TILE]))
+    digest = hashlib.sha256(bytes([HAS_AMX]))
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
