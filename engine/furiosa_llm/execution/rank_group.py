@@ -194,4 +194,8 @@ def join(place: RankPlace) -> RankGroup:
         group = dist.new_group(list(range(stage * size, (stage + 1) * size)))
         if stage == place.pipeline_rank:
             own = group
-    return RankGroup(place, TensorRanks(own, rank=place.tensor_rank, size=size))
+    joined = RankGroup(place, TensorRanks(own, rank=place.tensor_rank, size=size))
+    # A rank that finds fault with the options ends at once. Only when all are here does each of the
+    # others find the same, and not a connection that is gone.
+    dist.all_reduce(torch.zeros(1))
+    return joined
