@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from furiosa_llm.modeling.cpu.aligned import LINE_BYTES
+
 _SMALLEST_BYTES = 1 << 16  # of an array that is worth it
 _CHUNK_BYTES = 32 << 20  # that arrays share, each of which would leave most of a page unused
-_LINE_BYTES = 64  # of a processor's caches; where arrays begin
 
 # The chunk that the next array of a type goes to, while any array is in it, and where. Types keep
 # apart what becomes free at different times: weights that are rounded, and what they become.
@@ -51,7 +52,7 @@ def _place(kind: np.dtype[Any], num_bytes: int) -> tuple[mmap.mmap, int]:
     memory = None if reference is None else reference()
     if memory is None or start + num_bytes > len(memory):
         memory, start = _reserve(_CHUNK_BYTES), 0
-    following = start + -(-num_bytes // _LINE_BYTES) * _LINE_BYTES
+    following = start + -(-num_bytes // LINE_BYTES) * LINE_BYTES
     _chunks[kind] = weakref.ref(memory), following
     return memory, start
 
