@@ -7,7 +7,7 @@ import torch
 
 from furiosa_llm.modeling.attention_params import AttentionParams
 from furiosa_llm.modeling.cpu import attention_kernel
-from furiosa_llm.modeling.cpu.attention_memory import attention_memory
+from furiosa_llm.modeling.cpu.attention_memory import AttentionMemory, attention_memory
 from furiosa_llm.modeling.cpu.core_threads import CoreThreads
 from furiosa_llm.modeling.cpu.layer_cache import LayerCache
 from furiosa_llm.modeling.cpu.simd import Floats
@@ -23,6 +23,7 @@ class CpuAttention:
 
     def __init__(self, threads: CoreThreads) -> None:
         self._threads = threads
+        self._memory: dict[tuple[object, ...], AttentionMemory] = {}
 
     def __call__(
         self,
@@ -70,7 +71,6 @@ class CpuAttention:
         num_tokens, num_tasks = layout.slot_mapping.shape[0], layout.tasks.shape[0]
         output = torch.empty(num_tokens, num_heads, cache.shape.value_size)
         heads_per_unit = self.heads_per_unit(num_tasks, num_kv_heads)
-        memory = attention_memory(cache, num_heads, self._threads.num_threads)
         arguments = (
             query,
             query_stride,
@@ -84,13 +84,20 @@ class CpuAttention:
             layout.block_tables.numpy(),
             *attention_settings(params),
             heads_per_unit,
-            memory,
+            self._memory_for(cache, num_heads),
         )
         self._threads.share(
             lambda share, num_shares: attention_kernel.attend(*arguments, share, num_shares),
             num_units=num_tasks * num_kv_heads // heads_per_unit,
         )
         return output
+
+    def _memory_for(self, cache: LayerCache, num_heads: int) -> AttentionMemory:
+        """Returns the same memory to all layers of a kind."""
+        key = cache.kind, num_heads
+        if key not in self._memory:
+            self._memory[key] = attention_memory(cache, num_heads, self._threads.num_threads)
+        return self._memory[key]
 
     def heads_per_unit(self, num_tasks: int, num_kv_heads: int) -> int:
         """Returns how many key heads of a task one thread computes."""

@@ -39,8 +39,7 @@ class SharedMemory:
         num_threads: int,
     ) -> DecoderMemory:
         """Returns memory for so many tokens, the same to all layers of a precision and sizes."""
-        kind = cache.shape, cache.block_size, cache.blocks.dtype
-        key = type(weights.qkv), sizes, kind, num_threads
+        key = type(weights.qkv), sizes, cache.kind, num_threads
         most_tokens, memory = self._kept.get(key, (0, None))
         if memory is None or num_tokens > most_tokens:
             self._kept.pop(key, None)

@@ -52,6 +52,11 @@ class LayerCache:
         return cls(blocks=torch.from_numpy(blocks), shape=shape, block_size=block_size)
 
     @property
+    def kind(self) -> tuple[LayerShape, int, torch.dtype]:
+        """What caches have in common that are attended to with the same memory."""
+        return self.shape, self.block_size, self.blocks.dtype
+
+    @property
     def keys(self) -> torch.Tensor:
         """A view of the keys, [N, K, D, B], where they are floats."""
         keys = self.blocks[..., : self.shape.key_size * self.block_size]
