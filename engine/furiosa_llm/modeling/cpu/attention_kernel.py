@@ -17,6 +17,7 @@ from furiosa_llm.modeling.cpu.attention_memory import AttentionMemory
 from furiosa_llm.modeling.cpu.cache_cells import (
     Cells,
     numbers_per_cell,
+    padded_value_size,
     put_inputs,
 )
 from furiosa_llm.modeling.cpu.float_tile import tile_product
@@ -138,7 +139,7 @@ def attend(  # noqa: C901, PLR0913, PLR0915 - a kernel: arrays come one by one
     key_lines = key_size // num_numbers
     num_heads, value_size = output.shape[1], output.shape[2]
     group_size = num_heads // num_kv_heads
-    padded_size = _padded_value_size(blocks, key_size, block_size)
+    padded_size = padded_value_size(blocks, key_size, block_size)
     num_inputs = numbers_per_cell(query_inputs)
     cache = blocks.reshape(-1)
     units_per_task = num_kv_heads // heads_per_unit
@@ -240,13 +241,6 @@ KERNELS = (store_tokens, attend)
 def _first_block(position: int, sliding_window: int, block_size: int) -> int:
     """Returns the place of the first block that a query at a position sees."""
     return max(position - sliding_window + 1, 0) // block_size
-
-
-@numba.njit(nogil=True, inline="always")
-def _padded_value_size(blocks: Cells, key_size: int, block_size: int) -> int:
-    """Returns E with the padding of `blocks`."""
-    num_numbers = numbers_per_cell(blocks)
-    return int(blocks.shape[2] * num_numbers // block_size - key_size)
 
 
 @numba.njit(nogil=True, _nrt=False)

@@ -146,6 +146,12 @@ def _put_inputs(floats: Any, inputs: Any, start: Any, size: Any) -> Any:
 
 
 @numba.njit(nogil=True, inline="always")
+def padded_value_size(cells: Cells, key_size: int, block_size: int) -> int:
+    """Returns how far apart two tokens' values lie in blocks, or in the lines of one's head."""
+    return int(cells.shape[-1] * numbers_per_cell(cells) // block_size - key_size)
+
+
+@numba.njit(nogil=True, inline="always")
 def pair_start(slot_mapping: npt.NDArray[np.int64], token: int) -> int:
     """Returns the first token from one on whose value is not in the pair of the one before it.
 

@@ -12,6 +12,7 @@ from furiosa_llm.modeling.cpu.cache_cells import (
     Cells,
     key_cell,
     numbers_per_cell,
+    padded_value_size,
     put_value,
 )
 from furiosa_llm.modeling.cpu.simd import (
@@ -148,7 +149,7 @@ def put_tokens(
     value_rows = values[0]
     num_numbers = numbers_per_cell(lines)
     key_lines = (stop - first) // num_numbers
-    value_stride = (lines.shape[0] - key_lines * block_size) * num_numbers // block_size
+    value_stride = padded_value_size(lines, stop - first, block_size)
     for line in range(key_lines):
         for token in range(tokens[0], tokens[1]):
             cell = key_cell(lines, key_rows, token, first + line * num_numbers)
@@ -168,7 +169,7 @@ def _fetch_slot(blocks: Cells, block_size: int, key_size: int, slot: int) -> Non
     num_numbers = numbers_per_cell(blocks)
     block, offset = slot // block_size, slot % block_size
     value_start = key_size // num_numbers * block_size
-    value_stride = (blocks.shape[2] - value_start) * num_numbers // block_size
+    value_stride = padded_value_size(blocks, key_size, block_size)
     for head in range(blocks.shape[1]):
         lines = blocks[block, head]
         for line in range(key_size // num_numbers):
