@@ -149,20 +149,28 @@ class _FloatTile(Tile):
         rows = [self._row(self._inputs, row) for row in range(num_rows)]
         initial = [self._load(self._initial, *place, _REGISTER) for place in places]
         self._fetch_output((row, i) for row in range(num_rows) for i in range(self._num_vectors))
-        # With few rows there is room for all their numbers and one weight beside the sums.
         columns = range(self._width)
-        groups = [[column] for column in columns] if num_rows < self._width else [[*columns]]
 
         def products(d: Any, sums: list[Any]) -> list[Any]:
             totals = dict(zip(places, sums, strict=True))
+
+            def add(row: int, column: int, number: Any, weight: Any) -> None:
+                totals[row, column] = self._add_product(totals[row, column], number, weight)
+
+            # The fewer of the two are loaded first: so many registers are left beside the sums.
             for part in range(self._num_parts):
-                numbers = [self._number(row, d, part) for row in rows]
-                for group in groups:
-                    weights = [self._weight(d, column, part) for column in group]
-                    for row, number in enumerate(numbers):
-                        for column, weight in zip(group, weights, strict=True):
-                            terms = totals[row, column], number, weight
-                            totals[row, column] = self._add_product(*terms)
+                if num_rows < self._width:
+                    numbers = [self._number(row, d, part) for row in rows]
+                    for column in columns:
+                        weight = self._weight(d, column, part)
+                        for row, number in enumerate(numbers):
+                            add(row, column, number, weight)
+                else:
+                    weights = [self._weight(d, column, part) for column in columns]
+                    for row, pointer in enumerate(rows):
+                        number = self._number(pointer, d, part)
+                        for column, weight in enumerate(weights):
+                            add(row, column, number, weight)
             return [totals[place] for place in places]
 
         for place, total in zip(places, self._emit_loop(initial, products), strict=True):
