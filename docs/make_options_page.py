@@ -51,8 +51,7 @@ def render() -> str:
     """Returns the whole page."""
     parts = [_HEADER]
     described: dict[str, tuple[str, list[tuple[str, str]]]] = {}
-    for name in ("run", "bench", "build", "merge", "collect-env", "version"):
-        command = cli.commands[name]
+    for name, command in cli.commands.items():
         parts.append(f"## furiosa-llm {name}\n")
         parts += [f"{paragraph}\n" for paragraph in _paragraphs(command.help or "")]
         for heading, records in _sections(command):

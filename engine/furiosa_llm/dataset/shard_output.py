@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from furiosa_llm.dataset.run_output import output_files
 from furiosa_llm.dataset.shard import Shard
 from furiosa_llm.dataset.shard_file import ShardFile, open_shard_file
 from furiosa_llm.errors import ConfigError, DatasetError
@@ -43,7 +44,7 @@ def open_shard_output(path: Path) -> ShardOutput:
     Raises:
         DatasetError: It cannot be read, is not complete, or is no output of a shard.
     """
-    files = tuple(map(open_shard_file, _files_of(path)))
+    files = tuple(map(open_shard_file, output_files(path)))
     manifest = files[0].manifest
     try:
         shard = Shard(**manifest["shard"])
@@ -87,19 +88,6 @@ def missing_shards(outputs: Sequence[ShardOutput]) -> list[Shard]:
     count = outputs[0].shard.count
     there = {output.shard.number for output in outputs}
     return [Shard(number, count) for number in range(1, count + 1) if number not in there]
-
-
-def _files_of(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(path.glob("part-*.parquet"))
-        if not files:
-            raise DatasetError(f"{path} holds no part-*.parquet; name the output of a shard")
-        return files
-    if path.exists():
-        return [path]
-    if path.with_name(f"{path.name}.parts").exists():
-        raise DatasetError(f"{path} is not finished; end its run first")
-    raise DatasetError(f"{path} does not exist; name the output of a shard")
 
 
 def _differences(first: ShardOutput, second: ShardOutput) -> Iterator[tuple[str, object, object]]:
