@@ -24,6 +24,7 @@ from furiosa_llm_cli.commands.build import build
 from furiosa_llm_cli.commands.collect_env import collect_env
 from furiosa_llm_cli.commands.diff import diff
 from furiosa_llm_cli.commands.merge import merge
+from furiosa_llm_cli.commands.plan import plan
 from furiosa_llm_cli.commands.run import run
 from furiosa_llm_cli.commands.version import version
 from furiosa_llm_cli.environment import warn_of_unknown_variables
@@ -148,6 +149,7 @@ def cli(*, debug: bool) -> None:
 
 
 cli.add_command(run)
+cli.add_command(plan)
 cli.add_command(bench)
 cli.add_command(build)
 cli.add_command(merge)

@@ -34,7 +34,7 @@ def summary_facts(summary: BatchSummary, *, import_seconds: float) -> list[Fact]
         facts.append(("resumed", f"{count(summary.num_resumed)} rows were done before"))
     if summary.num_failed:
         facts.append(("failed", _failures(summary)))
-        facts += [(code, _example_error(error)) for code, error in summary.first_errors.items()]
+        facts += [(code, example_error(error)) for code, error in summary.first_errors.items()]
     if summary.num_expected:
         since = " since the resume" if summary.num_resumed else ""
         facts.append(("right answers", _of(summary.num_right, summary.num_expected) + since))
@@ -138,6 +138,11 @@ def complete_text(summary: BatchSummary, output: str) -> str:
     return f"{output} is complete already ({rows}, {failed}); --retry-failed does those again"
 
 
+def example_error(error: FirstError) -> str:
+    """Returns which row failed, and why."""
+    return f"for example, row {error.row_index}: {one_line(error.error, MAX_ERROR)}"
+
+
 def _example_cells(example: Example, *, has_expected: bool) -> list[Text]:
     style = {True: "green", False: "red", None: ""}[example.is_right]
     cells = [
@@ -158,10 +163,6 @@ def _failures(summary: BatchSummary) -> str:
     most_first = sorted(summary.error_counts.items(), key=lambda entry: (-entry[1], entry[0]))
     codes = ", ".join(f"{code} {count(number)}" for code, number in most_first)
     return f"{count(summary.num_failed)} ({codes}); why is in the columns error_code and error"
-
-
-def _example_error(error: FirstError) -> str:
-    return f"for example, row {error.row_index}: {one_line(error.error, MAX_ERROR)}"
 
 
 def _of(part: int, whole: int) -> str:
