@@ -113,8 +113,12 @@ def _time(plan: BatchPlan) -> str:
     rows = counted(sample.num_rows, "row")
     return (
         f"about {duration(plan.estimated_seconds)} after start-up: {rows}{failed} took "
-        f"{duration(sample.seconds)}, and many at once take less each"
+        f"{_short(sample.seconds)}, and many at once take less each"
     )
+
+
+def _short(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
 def _of(part: int, whole: int) -> str:

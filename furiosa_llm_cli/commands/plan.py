@@ -54,7 +54,7 @@ Examples:
 @option(
     "--sample",
     type=click.IntRange(min=0),
-    default=16,
+    default=32,
     show_default=True,
     metavar="N",
     section=INPUT_AND_OUTPUT,

@@ -143,6 +143,7 @@ def plan_batch(spec: PlanSpec, *, report: Report) -> BatchPlan:
         sample = None
         if rows.samples:
             report(f"answering {len(rows.samples)} rows")
+            _answer(engine, rows.samples[:1])  # the first steps take longer
             sample = _answer(engine, rows.samples)
     finally:
         engine.shutdown()
