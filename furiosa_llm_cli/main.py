@@ -23,6 +23,7 @@ from furiosa_llm_cli.commands.bench import bench
 from furiosa_llm_cli.commands.build import build
 from furiosa_llm_cli.commands.collect_env import collect_env
 from furiosa_llm_cli.commands.diff import diff
+from furiosa_llm_cli.commands.inspect import inspect
 from furiosa_llm_cli.commands.merge import merge
 from furiosa_llm_cli.commands.plan import plan
 from furiosa_llm_cli.commands.run import run
@@ -154,5 +155,6 @@ cli.add_command(bench)
 cli.add_command(build)
 cli.add_command(merge)
 cli.add_command(diff)
+cli.add_command(inspect)
 cli.add_command(collect_env)
 cli.add_command(version)
