@@ -14,7 +14,7 @@ from rich.table import Table
 
 from furiosa_llm.device_mesh import counted
 from furiosa_llm.errors import DatasetError
-from furiosa_llm_cli.formats import count, duration, one_line, percent, rate
+from furiosa_llm_cli.formats import LATENCY_NAMES, count, duration, one_line, percent, rate
 from furiosa_llm_cli.summary import MAX_ERROR, Fact, facts_table, plain_facts
 
 if TYPE_CHECKING:
@@ -26,12 +26,6 @@ _RATE_NAMES = {
     "prompt_tokens": "prompt tokens/s",
     "output_tokens": "output tokens/s",
     "total_tokens": "total tokens/s",
-}
-_LATENCY_NAMES = {
-    "queue_s": "waiting for the first step",
-    "ttft_s": "to the first token",
-    "tpot_s": "per further token",
-    "e2e_s": "to the end of the answer",
 }
 _PERCENTILES = ("p50", "p90", "p99")
 
@@ -75,7 +69,7 @@ def latency_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
             if values is None
             else (_milliseconds(getattr(values, p)) for p in _PERCENTILES)
         )
-        rows.append((_LATENCY_NAMES[name], *shown))
+        rows.append((LATENCY_NAMES[name], *shown))
     return rows
 
 

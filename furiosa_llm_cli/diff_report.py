@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from furiosa_llm.device_mesh import counted
-from furiosa_llm_cli.formats import count, one_line, percent
+from furiosa_llm_cli.formats import LATENCY_NAMES, count, one_line, part_of
 from furiosa_llm_cli.summary import Fact, plain_facts
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ _TOTALS = {
     "num_preemptions": "preemptions",
 }
 _MEANS = {
-    "queue_s": ("waiting for the first step", "ms"),
-    "ttft_s": ("to the first token", "ms"),
-    "tpot_s": ("per further token", "ms"),
-    "e2e_s": ("to the end of the answer", "ms"),
+    **{name: (shown, "ms") for name, shown in LATENCY_NAMES.items()},
     "peak_blocks": ("blocks at most", ""),
     "block_seconds": ("block-seconds", ""),
 }
@@ -91,15 +88,15 @@ def _row_facts(comparison: Comparison, *, before: str, after: str) -> list[Fact]
     if comparison.num_renamed:
         note = "with another request_id: were the runs of the same input?"
         facts.append(("rows", f"{count(comparison.num_renamed)} {note}"))
-    facts.append(("the same", _of(num_same, comparison.num_rows)))
-    facts.append(("different", _of(num_different, comparison.num_rows)))
+    facts.append(("the same", part_of(num_same, comparison.num_rows)))
+    facts.append(("different", part_of(num_different, comparison.num_rows)))
     for kind, text in _KINDS.items():
         number = comparison.kinds[kind]
         if number:
             shown = text.format(before=before, after=after)
             facts.append(("", f"{count(number)} {shown}"))
     if comparison.kinds["answer"]:
-        agreeing = _of(comparison.num_tokens_agreeing, comparison.num_tokens)
+        agreeing = part_of(comparison.num_tokens_agreeing, comparison.num_tokens)
         facts.append(("tokens", f"{agreeing} come before the first that differs"))
     return facts
 
@@ -144,10 +141,6 @@ def _excerpt(text: str, start: int) -> str:
 
 def _value(value: object) -> str:
     return one_line(json.dumps(value, ensure_ascii=False), _MAX_SHOWN)
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{count(part)} of {count(whole)} ({percent(part / whole if whole else 0.0)})"
 
 
 def _block(heading: str, facts: list[Fact]) -> str:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+LATENCY_NAMES = {
+    "queue_s": "waiting for the first step",
+    "ttft_s": "to the first token",
+    "tpot_s": "per further token",
+    "e2e_s": "to the end of the answer",
+}
+
 _MINUTE = 60
 _HOUR = 3600
 
@@ -19,6 +26,16 @@ def rate(per_second: float) -> str:
 def percent(share: float) -> str:
     """Returns `97.5 %` for 0.975, and `42 %` where there is nothing after the point."""
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def share(part: int, whole: int) -> str:
+    """Returns `97.5 %` for 39 of 40, and `0 %` of nothing."""
+    return percent(part / whole if whole else 0.0)
+
+
+def part_of(part: int, whole: int) -> str:
+    """Returns `39 of 40 (97.5 %)`."""
+    return f"{count(part)} of {count(whole)} ({share(part, whole)})"
 
 
 def gibibytes(num_bytes: int) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from furiosa_llm.device_mesh import counted
-from furiosa_llm_cli.formats import count, data_size, one_line, percent
-from furiosa_llm_cli.summary import MAX_ERROR, Fact, plain_facts
+from furiosa_llm_cli.formats import LATENCY_NAMES, count, data_size, one_line, share
+from furiosa_llm_cli.summary import Fact, example_error, plain_facts
 
 if TYPE_CHECKING:
     from furiosa_llm.artifact.contents import Artifact
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from furiosa_llm.modeling.model_outline import ModelOutline
 
 _MAX_SHOWN = 100
-_LATENCY_NAMES = {
-    "queue_s": "waiting for the first step",
-    "ttft_s": "to the first token",
-    "tpot_s": "per further token",
-    "e2e_s": "to the end of the answer",
-}
 _HEADINGS = {"p50": "P50", "p90": "P90", "p99": "P99", "max": "max"}
 _MILLISECONDS = 1000
 
@@ -134,11 +128,9 @@ def _row_facts(run: RunDescription) -> list[Fact]:
     if num_failed:
         facts.append(("failed", _of(num_failed, run.num_rows)))
     for code, number in sorted(run.error_counts.items()):
-        row_index, error = run.first_errors[code]
-        example = f"for example, row {row_index}: {one_line(error, MAX_ERROR)}"
-        facts.append((code, f"{count(number)}; {example}"))
+        facts.append((code, f"{count(number)}; {example_error(*run.first_errors[code])}"))
     totals = run.totals
-    cached = _share(totals["num_cached_tokens"], totals["num_prompt_tokens"])
+    cached = share(totals["num_cached_tokens"], totals["num_prompt_tokens"])
     facts += [
         (
             "tokens in",
@@ -164,7 +156,7 @@ def _latency_facts(run: RunDescription) -> list[Fact]:
     facts = [("", "".join(f"{heading:>12}" for heading in _HEADINGS.values()))]
     for name, values in run.latencies.items():
         cells = "".join(f"{_MILLISECONDS * values[share]:>12,.2f}" for share in _HEADINGS)
-        facts.append((_LATENCY_NAMES[name], cells))
+        facts.append((LATENCY_NAMES[name], cells))
     return facts
 
 
@@ -202,8 +194,4 @@ def _value(value: object) -> str:
 
 
 def _of(part: int, whole: int) -> str:
-    return f"{count(part)} ({_share(part, whole)})"
-
-
-def _share(part: int, whole: int) -> str:
-    return percent(part / whole if whole else 0.0)
+    return f"{count(part)} ({share(part, whole)})"

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from furiosa_llm.device_mesh import counted
-from furiosa_llm_cli.formats import count, duration, percent, rate
+from furiosa_llm_cli.formats import count, duration, part_of, rate, share
 from furiosa_llm_cli.summary import Fact, example_error, plain_facts
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ def plan_text(plan: BatchPlan, *, import_seconds: float) -> str:
     """Returns everything as lines."""
     facts = [("rows", count(plan.num_rows))]
     if plan.num_failed:
-        facts.append(("not answered", _of(plan.num_failed, plan.num_rows)))
+        facts.append(("not answered", part_of(plan.num_failed, plan.num_rows)))
         for code, number in plan.error_counts.items():
-            facts.append((code, f"{count(number)}; {example_error(plan.first_errors[code])}"))
+            first = plan.first_errors[code]
+            facts.append((code, f"{count(number)}; {example_error(first.row_index, first.error)}"))
     if plan.num_ready:
         facts += _token_facts(plan)
     facts += _engine_facts(plan, import_seconds)
@@ -61,7 +62,7 @@ def plan_json(plan: BatchPlan, *, import_seconds: float) -> dict[str, object]:
 def _token_facts(plan: BatchPlan) -> list[Fact]:
     lengths = {name: plan.prompt_length_at(share) for name, share in _SHARES.items()}
     mean = plan.num_prompt_tokens / plan.num_ready
-    shared = _share(plan.num_shared_tokens, plan.num_prompt_tokens)
+    shared = share(plan.num_shared_tokens, plan.num_prompt_tokens)
     facts = [
         (
             "tokens in",
@@ -119,11 +120,3 @@ def _time(plan: BatchPlan) -> str:
 
 def _short(seconds: float) -> str:
     return duration(seconds) if seconds >= 1 else f"{1000 * seconds:.0f} ms"
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{count(part)} of {count(whole)} ({_share(part, whole)})"
-
-
-def _share(part: int, whole: int) -> str:
-    return percent(part / whole if whole else 0.0)

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from furiosa_llm_cli.formats import count, duration, one_line, percent, rate
+from furiosa_llm_cli.formats import count, duration, one_line, part_of, percent, rate, share
 
 if TYPE_CHECKING:
-    from furiosa_llm.batch.summary import BatchSummary, Example, FirstError
+    from furiosa_llm.batch.summary import BatchSummary, Example
 
 _MAX_SHOWN = 60
 MAX_ERROR = 200
@@ -28,16 +28,19 @@ def summary_facts(summary: BatchSummary, *, import_seconds: float) -> list[Fact]
     """Returns each thing worth saying about a batch, with its name."""
     seconds = summary.answer_seconds
     num_tokens = summary.num_prompt_tokens + summary.num_output_tokens
-    cached = _share(summary.num_cached_tokens, summary.num_prompt_tokens)
+    cached = share(summary.num_cached_tokens, summary.num_prompt_tokens)
     facts = [("answered", f"{count(summary.num_answered)} of {count(summary.num_rows)} rows")]
     if summary.num_resumed:
         facts.append(("resumed", f"{count(summary.num_resumed)} rows were done before"))
     if summary.num_failed:
         facts.append(("failed", _failures(summary)))
-        facts += [(code, example_error(error)) for code, error in summary.first_errors.items()]
+        facts += [
+            (code, example_error(first.row_index, first.error))
+            for code, first in summary.first_errors.items()
+        ]
     if summary.num_expected:
         since = " since the resume" if summary.num_resumed else ""
-        facts.append(("right answers", _of(summary.num_right, summary.num_expected) + since))
+        facts.append(("right answers", part_of(summary.num_right, summary.num_expected) + since))
     facts += [
         (
             "tokens in",
@@ -138,9 +141,9 @@ def complete_text(summary: BatchSummary, output: str) -> str:
     return f"{output} is complete already ({rows}, {failed}); --retry-failed does those again"
 
 
-def example_error(error: FirstError) -> str:
+def example_error(row_index: int, error: str) -> str:
     """Returns which row failed, and why."""
-    return f"for example, row {error.row_index}: {one_line(error.error, MAX_ERROR)}"
+    return f"for example, row {row_index}: {one_line(error, MAX_ERROR)}"
 
 
 def _example_cells(example: Example, *, has_expected: bool) -> list[Text]:
@@ -163,14 +166,6 @@ def _failures(summary: BatchSummary) -> str:
     most_first = sorted(summary.error_counts.items(), key=lambda entry: (-entry[1], entry[0]))
     codes = ", ".join(f"{code} {count(number)}" for code, number in most_first)
     return f"{count(summary.num_failed)} ({codes}); why is in the columns error_code and error"
-
-
-def _of(part: int, whole: int) -> str:
-    return f"{count(part)} of {count(whole)} ({_share(part, whole)})"
-
-
-def _share(part: int, whole: int) -> str:
-    return percent(part / whole if whole else 0.0)
 
 
 def _per_second(number: int, seconds: float) -> str:

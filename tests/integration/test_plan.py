@@ -109,3 +109,8 @@ def test_an_output_that_cannot_be_is_refused(rows: Path, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="is an input, too"):
         plan(rows, output=str(rows))
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_an_answer_that_leaves_no_room_for_a_prompt_is_refused(rows: Path) -> None:
+    with pytest.raises(ConfigError, match="leaves no room for a prompt"):
+        plan(rows, sampling_params=SamplingParams(max_tokens=512))

@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from furiosa_llm.batch.default_params import check_params
 from furiosa_llm.batch.row_census import PlanSpec, Report, RowCensus
 from furiosa_llm.batch.summary import FirstError
 from furiosa_llm.dataset.reader import open_input
 from furiosa_llm.dataset.row_estimate import estimate_num_rows
 from furiosa_llm.dataset.target import check_output
 from furiosa_llm.engine_limits import EngineLimits
-from furiosa_llm.errors import ConfigError, RequestError
 from furiosa_llm.llm_engine import LLMEngine
 from furiosa_llm.request import TokenizedPrompt
 
@@ -134,10 +134,7 @@ def plan_batch(spec: PlanSpec, *, report: Report) -> BatchPlan:
     engine = LLMEngine.from_engine_args(spec.engine_args, num_prompts=estimate_num_rows(source))
     startup_seconds = time.monotonic() - started - engine.import_seconds
     try:
-        try:
-            engine.check_params(spec.sampling_params)
-        except RequestError as error:
-            raise ConfigError(str(error)) from error
+        check_params(engine, spec.sampling_params)
         rows = RowCensus(spec, engine)
         rows.read(source, report)
         sample = None

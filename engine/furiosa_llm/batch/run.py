@@ -11,6 +11,7 @@ from pathlib import Path
 
 from furiosa_llm.artifact.defaults import resolve_engine_args
 from furiosa_llm.batch.answering import answer_rows
+from furiosa_llm.batch.default_params import check_params
 from furiosa_llm.batch.job import BatchJob
 from furiosa_llm.batch.manifest import describe_batch, with_engine
 from furiosa_llm.batch.summary import BatchSummary, Progress
@@ -23,10 +24,9 @@ from furiosa_llm.dataset.side_files import SideFile, check_side_files
 from furiosa_llm.dataset.status_file import StatusFile
 from furiosa_llm.dataset.target import check_output
 from furiosa_llm.dataset.writer import AnswerWriter
-from furiosa_llm.errors import ConfigError, DatasetError, RequestError
+from furiosa_llm.errors import ConfigError, DatasetError
 from furiosa_llm.interrupts import GracefulStop
 from furiosa_llm.llm_engine import LLMEngine
-from furiosa_llm.sampling_params import SamplingParams
 
 
 def run_batch_job(
@@ -100,7 +100,7 @@ class _Batch:
         num_left = None if num_rows is None else max(num_rows - self._tally.num_rows, 0)
         engine = LLMEngine.from_engine_args(job.engine_args, num_prompts=num_left)
         try:
-            _check_params(engine, job.sampling_params)
+            check_params(engine, job.sampling_params)
             startup_seconds = time.monotonic() - started - engine.import_seconds
             stop = GracefulStop(
                 grace_seconds=_grace_seconds(job),
@@ -190,24 +190,6 @@ class _Batch:
             elapsed_seconds=self._answering_seconds,
         )
         return progress.as_status(writer.num_saved)
-
-
-def _check_params(engine: LLMEngine, params: SamplingParams) -> None:
-    """Refuses parameters that would fail every row, before any row is read.
-
-    Raises:
-        ConfigError: They do not go with the model, or leave no room for a prompt.
-    """
-    try:
-        engine.check_params(params)
-    except RequestError as error:
-        raise ConfigError(str(error)) from error
-    max_model_len = engine.limits.model_info.max_model_len
-    if not params.fits_context and (params.max_tokens or 0) >= max_model_len:
-        raise ConfigError(
-            f"--max-tokens {params.max_tokens} leaves no room for a prompt in a context of "
-            f"{max_model_len} tokens; lower it, or give none for what a prompt leaves"
-        )
 
 
 def _side_files(job: BatchJob) -> list[SideFile]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from furiosa_llm.dataset.arrow_values import python_value
+from furiosa_llm.dataset.reading import reading
 from furiosa_llm.dataset.record import RawRow
 from furiosa_llm.errors import DatasetError
 
@@ -133,10 +134,5 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError(f"{path}: cannot be read as Parquet: {reason}") from error
+def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
+    return reading(path, "Parquet")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from furiosa_llm.dataset.manifest import MANIFEST_KEY
+from furiosa_llm.dataset.reading import reading
 from furiosa_llm.dataset.schema import ANSWER_SCHEMA
 from furiosa_llm.errors import DatasetError
 
@@ -104,10 +105,5 @@ def _manifest_of(schema: pa.Schema) -> Mapping[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError(f"{path}: cannot be read as the output of a run: {reason}") from error
+def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
+    return reading(path, "the output of a run")

@@ -28,6 +28,7 @@ from furiosa_llm.dataset.parts import (
     carried_to_json,
     write_tables,
 )
+from furiosa_llm.dataset.reading import reading
 from furiosa_llm.dataset.schema import ANSWER_SCHEMA, AS_READ_COLUMN, output_names
 from furiosa_llm.errors import DatasetError
 
@@ -154,10 +155,7 @@ def _part_tables(
             yield pa.Table.from_arrays(columns, schema=schema)
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError(f"{path}: cannot be read as the output of a shard: {reason}") from error
+def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
+    return reading(
+        path, "the output of a shard", errors=(OSError, pa.ArrowException, KeyError, ValueError)
+    )
